@@ -1,0 +1,65 @@
+"""The shared core of spiking policies: torch modules that know no RL library.
+
+    obs [B, obs_dim] -> RunningNormalizer -> PopulationEncoder -> spikes [T, B, obs_dim * P]
+        -> SpikingMLP: (Linear -> LIF) x n -> spikes [T, B, action_dim * P]
+        -> PopulationDecoder -> values [B, action_dim]
+
+Stable-Baselines3 users import `sb3_spiking` and never need this package.
+"""
+
+from policies.actor import PopulationActor, SpikingMLP
+from policies.config import (
+    CurrentLIFConfig,
+    DecoderConfig,
+    EncoderConfig,
+    LIFConfig,
+    NeuronConfig,
+    PopulationActorConfig,
+)
+from policies.energy import LayerCount, OperationCount, count_operations
+from policies.functional import (
+    CurrentLIFState,
+    LIFState,
+    current_lif_sequence,
+    current_lif_step,
+    lif_sequence,
+    lif_step,
+)
+from policies.neurons import LIF, CurrentLIF, make_neuron
+from policies.normalizer import RunningNormalizer
+from policies.population import PopulationDecoder, PopulationEncoder
+from policies.surrogate import SURROGATES, SpikeFn, Surrogate, straight_through
+
+# `policies` is a common folder name: the adapters check this mark before they trust the import.
+SPIKING_CORE = True
+
+__all__ = [
+    "LIF",
+    "SPIKING_CORE",
+    "SURROGATES",
+    "CurrentLIF",
+    "CurrentLIFConfig",
+    "CurrentLIFState",
+    "DecoderConfig",
+    "EncoderConfig",
+    "LIFConfig",
+    "LIFState",
+    "LayerCount",
+    "NeuronConfig",
+    "OperationCount",
+    "PopulationActor",
+    "PopulationActorConfig",
+    "PopulationDecoder",
+    "PopulationEncoder",
+    "RunningNormalizer",
+    "SpikeFn",
+    "SpikingMLP",
+    "Surrogate",
+    "count_operations",
+    "current_lif_sequence",
+    "current_lif_step",
+    "lif_sequence",
+    "lif_step",
+    "make_neuron",
+    "straight_through",
+]

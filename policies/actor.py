@@ -1,0 +1,98 @@
+"""Spiking networks for control: composition of coding, linear layers and neurons."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from policies.config import CurrentLIFConfig, NeuronConfig, PopulationActorConfig
+from policies.neurons import make_neuron
+from policies.normalizer import RunningNormalizer
+from policies.population import PopulationDecoder, PopulationEncoder
+
+
+class SpikingMLP(nn.Module):
+    """A feed-forward stack of (Linear -> spiking neuron): spikes [T, B, in] -> spikes [T, B, out].
+
+    All T spike steps of a layer go through one matmul; state starts at 0 in every call.
+
+    Args:
+        sizes: neurons of the input and of each layer, at least two numbers.
+        neuron: settings of every layer's neurons.
+
+    Raises:
+        ValueError: if fewer than two sizes are given.
+    """
+
+    def __init__(self, sizes: Sequence[int], neuron: NeuronConfig | None = None) -> None:
+        super().__init__()
+        if len(sizes) < 2:
+            raise ValueError(f"sizes must name the input and at least one layer, got {list(sizes)}")
+        neuron = CurrentLIFConfig() if neuron is None else neuron
+        self.linears = nn.ModuleList(
+            nn.Linear(n_in, n_out) for n_in, n_out in zip(sizes[:-1], sizes[1:], strict=True)
+        )
+        self.neurons = nn.ModuleList(make_neuron(neuron) for _ in sizes[1:])
+
+    def forward(self, spikes_seq: Tensor) -> Tensor:
+        """Propagate a spike train through all layers."""
+        if spikes_seq.dim() != 3:
+            raise ValueError(
+                f"spikes_seq must be [T, B, N] (time first), got {tuple(spikes_seq.shape)}"
+            )
+        for linear, neuron in zip(self.linears, self.neurons, strict=True):
+            current_seq = linear(spikes_seq.flatten(0, 1))  # [T, B, in] -> [T * B, out]
+            spikes_seq, _ = neuron(current_seq.unflatten(0, spikes_seq.shape[:2]))
+        return spikes_seq
+
+
+class PopulationActor(nn.Module):
+    """Population-coded spiking actor: observations [B, obs_dim] -> values [B, action_dim].
+
+    In training mode each forward first merges its batch into the normalizer's statistics, as batch
+    normalization does; the values themselves never use batch statistics.
+
+    Args:
+        obs_dim: observation dimensions, >= 1.
+        action_dim: values to produce, >= 1.
+        config: everything else.
+
+    Source: Tang et al. 2020 (PopSAN).
+    """
+
+    def __init__(
+        self, obs_dim: int, action_dim: int, config: PopulationActorConfig | None = None
+    ) -> None:
+        super().__init__()
+        self.config = config = PopulationActorConfig() if config is None else config
+        self.normalizer = (
+            RunningNormalizer(obs_dim, clip=config.encoder.field_range) if config.normalize else None
+        )
+        self.encoder = PopulationEncoder(obs_dim, config.spike_steps, config.encoder)
+        sizes = (
+            obs_dim * config.encoder.pop_size,
+            *config.hidden_sizes,
+            action_dim * config.decoder.pop_size,
+        )
+        self.mlp = SpikingMLP(sizes, config.neuron)
+        self.decoder = PopulationDecoder(action_dim, config.decoder)
+
+    def forward(self, obs: Tensor, deterministic: bool = False) -> Tensor:
+        """Decide on a batch of observations.
+
+        Args:
+            obs: observations, [B, obs_dim].
+            deterministic: no Poisson draws; see PopulationEncoder.
+
+        Returns:
+            values [B, action_dim], in [-1, 1] if the config squashes.
+
+        Raises:
+            ValueError: if obs has another shape, or a value is NaN or infinite.
+        """
+        if self.normalizer is not None:
+            if self.training:
+                self.normalizer.update(obs)
+            obs = self.normalizer(obs)
+        values: Tensor = self.decoder(self.mlp(self.encoder(obs, deterministic)))
+        return torch.tanh(values) if self.config.squash else values

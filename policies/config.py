@@ -1,0 +1,161 @@
+"""Frozen settings of the spiking core: plain values, checked once, each with unit and source."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from policies.surrogate import SURROGATES
+
+ResetMode = Literal["hard", "soft"]
+EncoderKind = Literal["deterministic", "poisson", "analog"]
+DecoderKind = Literal["rate", "membrane"]
+
+# PopSAN's receptive-field std relative to the spacing of its means: sqrt(0.15) / (6 / 9).
+STD_PER_SPACING = math.sqrt(0.15) / (6.0 / 9.0)
+
+
+def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
+    """Raise ValueError unless value is one of choices; the message lists them."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {list(choices)}, got {value!r}")
+
+
+def check_range(
+    name: str, value: object, low: float, high: float = math.inf, *, open_low: bool = False
+) -> None:
+    """Raise unless value is a finite number in [low, high], or (low, high] with `open_low`.
+
+    Raises:
+        TypeError: if value is not a number.
+        ValueError: if it is out of range or not finite.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    too_low = value <= low if open_low else value < low
+    if too_low or value > high or not math.isfinite(value):
+        bracket = "(" if open_low else "["
+        raise ValueError(f"{name} must be in {bracket}{low:g}, {high:g}], got {value!r}")
+
+
+def check_count(name: str, value: object) -> None:
+    """Raise unless value is an integer of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LIFConfig:
+    """Leaky integrate-and-fire neuron. The defaults are PopSAN's."""
+
+    # factor on v per spike step, [0, 1]; 1 is no leak; PopSAN 3/4, DSFormer 1/4
+    v_decay: float = 0.75
+    # spikes where v > v_threshold (strict), > 0; PopSAN and DSFormer 0.5
+    v_threshold: float = 0.5
+    # after a spike: "hard" sets v to 0 (PopSAN, DSFormer), "soft" subtracts v_threshold
+    reset_mode: ResetMode = "hard"
+    # True: no gradient through the spike in the reset (DSFormer); False: as PopSAN
+    detach_reset: bool = False
+    # shape of the surrogate derivative; see policies.surrogate
+    surrogate: str = "rectangle"
+    # width of the rectangle of equal peak height, > 0, in units of v; PopSAN and DSFormer 1
+    surrogate_width: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        check_range("v_decay", self.v_decay, 0.0, 1.0)
+        check_range("v_threshold", self.v_threshold, 0.0, open_low=True)
+        check_choice("reset_mode", self.reset_mode, get_args(ResetMode))
+        check_choice("surrogate", self.surrogate, SURROGATES)
+        check_range("surrogate_width", self.surrogate_width, 0.0, open_low=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurrentLIFConfig(LIFConfig):
+    """LIF neuron whose input is low-pass filtered into a synaptic current first."""
+
+    # factor on the synaptic current per spike step, [0, 1]; PopSAN 1/2
+    i_decay: float = 0.5
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        super().__post_init__()
+        check_range("i_decay", self.i_decay, 0.0, 1.0)
+
+
+NeuronConfig = LIFConfig | CurrentLIFConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderConfig:
+    """Gaussian receptive fields and the way they become spikes. The defaults are PopSAN's."""
+
+    # neurons per observation dimension, >= 1; PopSAN 10
+    pop_size: int = 10
+    # how activations become spikes: soft-reset integrator, Bernoulli draws, or not at all
+    kind: EncoderKind = "deterministic"
+    # means start evenly spaced on [-field_range, field_range], in units of the input; PopSAN 3
+    field_range: float = 3.0
+    # initial std of every field, > 0; None: 0.58 x the spacing, PopSAN's sqrt(0.15) at 10 neurons
+    std: float | None = None
+    # threshold of the deterministic integrator, > 0; PopSAN 0.999
+    v_threshold: float = 0.999
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        check_count("encoder_pop_size", self.pop_size)
+        check_choice("encoder", self.kind, get_args(EncoderKind))
+        check_range("encoder_range", self.field_range, 0.0, open_low=True)
+        if self.std is not None:
+            check_range("encoder_std", self.std, 0.0, open_low=True)
+        check_range("encoder v_threshold", self.v_threshold, 0.0, open_low=True)
+
+    @property
+    def initial_std(self) -> float:
+        """The std that every receptive field starts with."""
+        if self.std is not None:
+            return self.std
+        return STD_PER_SPACING * 2.0 * self.field_range / max(self.pop_size - 1, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderConfig:
+    """Reading values from populations of output neurons. The defaults are PopSAN's."""
+
+    # output neurons per action dimension, >= 1; PopSAN 10
+    pop_size: int = 10
+    # "rate": weights x firing rate + bias (PopSAN); "membrane": a non-spiking neuron sums over T
+    kind: DecoderKind = "rate"
+    # factor on the membrane readout per spike step, [0, 1]; ILC-SAN 1 (no leak)
+    v_decay: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        check_count("decoder_pop_size", self.pop_size)
+        check_choice("decoder", self.kind, get_args(DecoderKind))
+        check_range("decoder v_decay", self.v_decay, 0.0, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PopulationActorConfig:
+    """A whole population-coded actor. The defaults are PopSAN's."""
+
+    # neurons of each hidden layer; may be empty
+    hidden_sizes: tuple[int, ...] = (256, 256)
+    # spike steps per decision (T), >= 1; PopSAN 5
+    spike_steps: int = 5
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    neuron: NeuronConfig = field(default_factory=CurrentLIFConfig)
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    # a running z-score in front of the encoder, clipped to the encoder's range (PopSAN: in its buffer)
+    normalize: bool = True
+    # tanh on the decoded values, so that they lie in [-1, 1]
+    squash: bool = True
+
+    def __post_init__(self) -> None:
+        """Check the fields that are not configs themselves."""
+        for size in self.hidden_sizes:
+            check_count("net_arch sizes", size)
+        check_count("spike_steps", self.spike_steps)

@@ -1,0 +1,138 @@
+"""Population coding: observations to spikes of Gaussian receptive fields, spikes to values."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from policies.checks import check_features, check_finite
+from policies.config import DecoderConfig, EncoderConfig, LIFConfig
+from policies.functional import lif_sequence
+from policies.surrogate import straight_through
+
+# Far below any useful width (fields start at 0.39): keeps a std that crosses 0 from dividing by 0.
+MIN_VARIANCE = 1e-6
+
+
+class PopulationEncoder(nn.Module):
+    """Observations [B, obs_dim] -> spikes [T, B, obs_dim * P], P neurons per observation dimension.
+
+    Neuron j of dimension d has a Gaussian receptive field, a = exp(-(obs_d - mean_dj)^2 / 2 std_dj^2),
+    with learnable mean and std. Its activation a, the same at each spike step, becomes spikes:
+
+    *   deterministic: v += a; spike where v > 0.999; v -= 0.999 (an integrator without leak).
+    *   poisson: a spike with probability a, drawn from torch's global generator at each step.
+    *   analog: the activation itself; not binary.
+
+    The gradient of a spike with respect to its activation is 1 (straight-through). Spikes of one
+    observation dimension stand together: index d * P + j.
+
+    Args:
+        obs_dim: observation dimensions, >= 1.
+        spike_steps: T, >= 1.
+        config: population size, kind, range and std.
+
+    Source: Tang et al. 2020 (PopSAN), population encoder.
+    """
+
+    def __init__(self, obs_dim: int, spike_steps: int, config: EncoderConfig | None = None) -> None:
+        super().__init__()
+        self.config = EncoderConfig() if config is None else config
+        self.obs_dim = obs_dim
+        self.spike_steps = spike_steps
+        bound = self.config.field_range if self.config.pop_size > 1 else 0.0
+        means = torch.linspace(-bound, bound, self.config.pop_size)
+        self.mean = nn.Parameter(means.repeat(obs_dim, 1))
+        self.std = nn.Parameter(torch.full_like(self.mean, self.config.initial_std))
+        self._integrator = LIFConfig(
+            v_decay=1.0, v_threshold=self.config.v_threshold, reset_mode="soft"
+        )
+
+    def activation(self, obs: Tensor) -> Tensor:
+        """Responses of the receptive fields to obs [B, obs_dim]: [B, obs_dim * P], in [0, 1].
+
+        Raises:
+            ValueError: if obs has another shape, or a value is NaN or infinite.
+        """
+        check_features("observations", obs, self.obs_dim)
+        check_finite("observations", obs)
+        distance = obs.unsqueeze(-1) - self.mean  # [B, obs_dim, P]
+        variance = self.std.square().clamp_min(MIN_VARIANCE)
+        return torch.exp(-0.5 * distance.square() / variance).flatten(1)
+
+    def forward(self, obs: Tensor, deterministic: bool = False) -> Tensor:
+        """Encode a batch.
+
+        Args:
+            obs: observations, [B, obs_dim], finite, about within the fields' range.
+            deterministic: use the deterministic integrator in place of Poisson draws.
+
+        Returns:
+            spikes [T, B, obs_dim * P]; for "analog" the activations.
+        """
+        activation_seq = self.activation(obs).expand(self.spike_steps, -1, -1)
+        if self.config.kind == "analog":
+            return activation_seq
+        if self.config.kind == "poisson" and not deterministic:
+            return straight_through(activation_seq, torch.rand_like(activation_seq))
+        return lif_sequence(activation_seq, None, self._integrator, straight_through)[0]
+
+    def extra_repr(self) -> str:
+        """Show the settings in print(module)."""
+        return f"obs_dim={self.obs_dim}, spike_steps={self.spike_steps}, {self.config}"
+
+
+class PopulationDecoder(nn.Module):
+    """Spikes [T, B, action_dim * P] -> values [B, action_dim], each from its own P neurons.
+
+    *   rate: weight . (spikes per step) + bias (PopSAN).
+    *   membrane: a non-spiking neuron per action, u = v_decay * u + weight . spikes + bias, read
+        after the last step. It needs no rate and so no real-valued product per decision: the weights
+        of spiking neurons are added (ILC-SAN).
+
+    Args:
+        action_dim: values to read, >= 1.
+        config: population size, kind and readout decay.
+
+    Source: Tang et al. 2020 (PopSAN); Chen et al. 2024 (ILC-SAN), membrane readout.
+    """
+
+    def __init__(self, action_dim: int, config: DecoderConfig | None = None) -> None:
+        super().__init__()
+        self.config = DecoderConfig() if config is None else config
+        self.action_dim = action_dim
+        # The initialization of the grouped convolution that PopSAN uses: fan-in P.
+        bound = 1.0 / math.sqrt(self.config.pop_size)
+        self.weight = nn.Parameter(torch.empty(action_dim, self.config.pop_size))
+        self.bias = nn.Parameter(torch.empty(action_dim))
+        nn.init.uniform_(self.weight, -bound, bound)
+        nn.init.uniform_(self.bias, -bound, bound)
+
+    def forward(self, spikes_seq: Tensor) -> Tensor:
+        """Decode spikes [T, B, action_dim * P] into values [B, action_dim].
+
+        Raises:
+            ValueError: if spikes_seq has another shape.
+        """
+        neurons = self.action_dim * self.config.pop_size
+        if spikes_seq.dim() != 3 or spikes_seq.shape[2] != neurons:
+            raise ValueError(
+                f"spikes_seq must be [T, B, {neurons}] (time first), got "
+                f"{tuple(spikes_seq.shape)}; check action_dim * decoder_pop_size"
+            )
+        steps = spikes_seq.shape[0]
+        if self.config.kind == "rate":
+            evidence = spikes_seq.sum(dim=0) / steps
+            bias = self.bias
+        else:
+            # The readout is linear: its last value is a weighted sum over steps.
+            age = torch.arange(steps - 1, -1, -1, device=spikes_seq.device, dtype=self.weight.dtype)
+            kernel = torch.as_tensor(self.config.v_decay).to(self.weight) ** age
+            evidence = torch.tensordot(kernel, spikes_seq, dims=1)
+            bias = self.bias * kernel.sum()
+        evidence = evidence.unflatten(1, (self.action_dim, self.config.pop_size))
+        return (evidence * self.weight).sum(dim=-1) + bias
+
+    def extra_repr(self) -> str:
+        """Show the settings in print(module)."""
+        return f"action_dim={self.action_dim}, {self.config}"

@@ -1,0 +1,130 @@
+"""The spiking keywords of policy_kwargs: flat plain values, with PopSAN's defaults."""
+
+import difflib
+import inspect
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, Self, get_args
+
+from policies.config import (
+    CurrentLIFConfig,
+    DecoderConfig,
+    DecoderKind,
+    EncoderConfig,
+    EncoderKind,
+    LIFConfig,
+    NeuronConfig,
+    PopulationActorConfig,
+    check_choice,
+    check_range,
+)
+
+NeuronKind = Literal["current_lif", "lif"]
+Matmul = Literal["float32"]
+Kernel = Literal["auto", "torch"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpikingOptions:
+    """What a spiking policy accepts in policy_kwargs beside its dense counterpart's keywords.
+
+    Raises:
+        ValueError: if a value is out of range or a name unknown; the valid ones are listed.
+        TypeError: if a value has the wrong type.
+    """
+
+    # spike steps per decision (T), >= 1
+    spike_steps: int = 5
+    # encoder neurons per feature, >= 1
+    encoder_pop_size: int = 10
+    # output neurons per action dimension, >= 1
+    decoder_pop_size: int = 10
+    # spike generation: "deterministic", "poisson" (deterministic where predict asks), "analog"
+    encoder: EncoderKind = "deterministic"
+    # receptive fields start evenly spaced on +- this, in standard deviations, > 0
+    encoder_range: float = 3.0
+    # initial std of the receptive fields, > 0; None: 0.58 x their spacing
+    encoder_std: float | None = None
+    # readout: "rate" or "membrane"
+    decoder: DecoderKind = "rate"
+    # neuron of every layer: "current_lif" or "lif"
+    neuron: NeuronKind = "current_lif"
+    # membrane decay per spike step, [0, 1]
+    v_decay: float = 0.75
+    # decay of the synaptic current per spike step, [0, 1]; "lif" has none
+    i_decay: float = 0.5
+    # firing threshold, > 0
+    v_threshold: float = 0.5
+    # surrogate derivative: "rectangle", "sigmoid", "arctan", "triangle"
+    surrogate: str = "rectangle"
+    # its width, > 0, in units of v
+    surrogate_width: float = 1.0
+    # a running z-score in front of the encoder; False: features are fed as they are
+    normalize_obs: bool = True
+    # the actor's learning rate relative to the algorithm's, > 0
+    actor_lr_scale: float = 0.3
+    # arithmetic of the spike matmuls; one choice in this version
+    matmul: Matmul = "float32"
+    # implementation of the neurons; one choice in this version
+    kernel: Kernel = "auto"
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        check_choice("neuron", self.neuron, get_args(NeuronKind))
+        check_choice("matmul", self.matmul, get_args(Matmul))
+        check_choice("kernel", self.kernel, get_args(Kernel))
+        check_range("i_decay", self.i_decay, 0.0, 1.0)
+        check_range("actor_lr_scale", self.actor_lr_scale, 0.0, open_low=True)
+        if not isinstance(self.normalize_obs, bool):
+            raise TypeError(f"normalize_obs must be True or False, got {self.normalize_obs!r}")
+        self.actor_config([])  # the rest is checked where it is used
+
+    @classmethod
+    def take_from(cls, kwargs: dict[str, Any], policy: type) -> tuple[Self, dict[str, Any]]:
+        """Split policy_kwargs into the spiking options and the keywords of the dense policy class.
+
+        Raises:
+            TypeError: if a keyword belongs to neither; the message names the closest ones.
+        """
+        own = {field.name for field in fields(cls)}
+        known = own | set(inspect.signature(policy.__init__).parameters)  # type: ignore[misc]  # a class, not an instance
+        for name in kwargs:
+            if name not in known:
+                close = difflib.get_close_matches(name, sorted(known), n=3) or sorted(own)
+                raise TypeError(
+                    f"unknown keyword {name!r} in policy_kwargs; did you mean one of {close}?"
+                )
+        options = cls(**{name: value for name, value in kwargs.items() if name in own})
+        return options, {name: value for name, value in kwargs.items() if name not in own}
+
+    def as_kwargs(self) -> dict[str, Any]:
+        """The options as the flat keywords they came from."""
+        return asdict(self)
+
+    def neuron_config(self) -> NeuronConfig:
+        """Settings of the spiking layers."""
+        common: dict[str, Any] = {
+            "v_decay": self.v_decay,
+            "v_threshold": self.v_threshold,
+            "surrogate": self.surrogate,
+            "surrogate_width": self.surrogate_width,
+        }
+        if self.neuron == "lif":
+            return LIFConfig(**common)
+        return CurrentLIFConfig(i_decay=self.i_decay, **common)
+
+    def actor_config(self, net_arch: list[int], *, squash: bool = True) -> PopulationActorConfig:
+        """The core's settings for an actor with these hidden layers."""
+        return PopulationActorConfig(
+            hidden_sizes=tuple(net_arch),
+            spike_steps=self.spike_steps,
+            encoder=EncoderConfig(
+                pop_size=self.encoder_pop_size,
+                kind=self.encoder,
+                field_range=self.encoder_range,
+                std=self.encoder_std,
+            ),
+            neuron=self.neuron_config(),
+            decoder=DecoderConfig(pop_size=self.decoder_pop_size, kind=self.decoder),
+            normalize=self.normalize_obs,
+            squash=squash,
+        )
