@@ -64,9 +64,9 @@ def load_popsan(
     """
     path = Path(path)
     arrays = _read(path)
+    weights = _rename(arrays, path)
     mean = _statistic(arrays, "obs_mean", obs_mean, path)
     var = _statistic(arrays, "obs_var", obs_var, path)
-    weights = _rename(arrays, path)
     _check_chain(weights, mean, var, path)
 
     kwargs = {**_policy_kwargs(weights), **_free_kwargs(td3_kwargs.pop("policy_kwargs", None))}
@@ -83,7 +83,8 @@ def _read(path: Path) -> dict[str, Tensor]:
         raise FileNotFoundError(f"no PopSAN checkpoint at {path}")
     try:
         if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as file:
+            # Opened here: numpy leaves the file open when it turns out to be no archive.
+            with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
                 return {name: torch.from_numpy(file[name]) for name in file.files}
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, ValueError, TypeError, EOFError, RuntimeError, zipfile.BadZipFile) as error:

@@ -1,0 +1,43 @@
+"""The wheel holds the packages, and imports outside the repository."""
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+from tests.common import ROOT, run_python
+
+
+def test_the_wheel_builds_and_imports_elsewhere(tmp_path: Path) -> None:
+    # From a copy: setuptools leaves build folders in the tree that it builds from.
+    source = tmp_path / "source"
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    for name in listed.splitlines():
+        if (ROOT / name).is_file():
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            (source / name).write_bytes((ROOT / name).read_bytes())
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "-o", str(tmp_path / "dist")],
+        cwd=source, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    with zipfile.ZipFile(wheel) as file:
+        names = file.namelist()
+        file.extractall(tmp_path / "site")
+    top = {name.split("/")[0] for name in names}
+    packages = {name for name in top if not name.endswith(".dist-info")}
+    assert packages <= {"policies", "sb3_spiking", "d3rlpy_spiking", "zoo_configs"}
+    assert {"policies", "sb3_spiking"} <= packages
+    assert {"policies/py.typed", "sb3_spiking/py.typed"} <= set(names)
+    out = run_python(
+        "import policies, sb3_spiking; from stable_baselines3 import TD3\n"
+        "TD3('SpikingPopPolicy', 'Pendulum-v1', buffer_size=100, learning_starts=5).learn(8)\n"
+        "print(policies.__file__); print(sb3_spiking.__file__)",
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
+    )
+    assert all(line.startswith(str(tmp_path / "site")) for line in out.splitlines())
