@@ -76,7 +76,9 @@ def main() -> None:
     parser.add_argument("--env", default="Pendulum-v1")
     parser.add_argument("--steps", type=int, default=10_000)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--policies", nargs="+", default=[sb3_spiking.SpikingPopPolicy, "MlpPolicy"])
+    parser.add_argument(
+        "--policies", nargs="+", default=[sb3_spiking.SpikingPopPolicy, "MlpPolicy"]
+    )
     parser.add_argument("--eval-freq", type=int, default=1_000)
     parser.add_argument("--episodes", type=int, default=20)
     parser.add_argument("--target", type=float, default=-200.0)

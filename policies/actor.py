@@ -1,5 +1,6 @@
 """Spiking networks for control: composition of coding, linear layers and neurons."""
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -30,7 +31,7 @@ class SpikingMLP(nn.Module):
             raise ValueError(f"sizes must name the input and at least one layer, got {list(sizes)}")
         neuron = CurrentLIFConfig() if neuron is None else neuron
         self.linears = nn.ModuleList(
-            nn.Linear(n_in, n_out) for n_in, n_out in zip(sizes[:-1], sizes[1:], strict=True)
+            nn.Linear(n_in, n_out) for n_in, n_out in itertools.pairwise(sizes)
         )
         self.neurons = nn.ModuleList(make_neuron(neuron) for _ in sizes[1:])
 
@@ -66,7 +67,9 @@ class PopulationActor(nn.Module):
         super().__init__()
         self.config = config = PopulationActorConfig() if config is None else config
         self.normalizer = (
-            RunningNormalizer(obs_dim, clip=config.encoder.field_range) if config.normalize else None
+            RunningNormalizer(obs_dim, clip=config.encoder.field_range)
+            if config.normalize
+            else None
         )
         self.encoder = PopulationEncoder(obs_dim, config.spike_steps, config.encoder)
         sizes = (

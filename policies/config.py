@@ -149,7 +149,7 @@ class PopulationActorConfig:
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     neuron: NeuronConfig = field(default_factory=CurrentLIFConfig)
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
-    # a running z-score in front of the encoder, clipped to the encoder's range (PopSAN: in its buffer)
+    # a running z-score in front of the encoder, clipped to the encoder's range
     normalize: bool = True
     # tanh on the decoded values, so that they lie in [-1, 1]
     squash: bool = True

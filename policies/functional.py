@@ -7,7 +7,7 @@ Numerics, a contract that every faster kernel must meet spike for spike:
     v' - v_threshold s for the soft one. The state that is returned is the one after the reset.
     In the current-based neuron the input first passes i' = i_decay * i + x, and i' charges v.
 *   Each product and each sum is rounded on its own: no fused multiply-add.
-*   State starts at 0 and is float32 at least, also under autocast; spikes come in the input's dtype.
+*   State starts at 0 and is float32 at least, also under autocast; spikes have the input's dtype.
 *   The gradient flows through the reset, d[v'(1 - s)]/dv' = (1 - s) - v' ds/dv', unless
     `detach_reset`; ds/dv' is the surrogate's.
 

@@ -19,7 +19,7 @@ class RunningNormalizer(nn.Module):
     statistics are mean 0, variance 1.
 
     The buffers are named `running_*`: Stable-Baselines3 copies buffers of that name from an actor
-    to its target network. They are float32 (also the count), because that copy is a float operation.
+    to its target network. All are float32, the count too: that copy is a float operation.
 
     Args:
         obs_dim: number of features.

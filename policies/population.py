@@ -17,8 +17,9 @@ MIN_VARIANCE = 1e-6
 class PopulationEncoder(nn.Module):
     """Observations [B, obs_dim] -> spikes [T, B, obs_dim * P], P neurons per observation dimension.
 
-    Neuron j of dimension d has a Gaussian receptive field, a = exp(-(obs_d - mean_dj)^2 / 2 std_dj^2),
-    with learnable mean and std. Its activation a, the same at each spike step, becomes spikes:
+    Neuron j of dimension d has a Gaussian receptive field with learnable mean and std,
+    a = exp(-(obs_d - mean_dj)^2 / (2 std_dj^2)). The activation a, the same at each spike step,
+    becomes spikes:
 
     *   deterministic: v += a; spike where v > 0.999; v -= 0.999 (an integrator without leak).
     *   poisson: a spike with probability a, drawn from torch's global generator at each step.
@@ -87,8 +88,8 @@ class PopulationDecoder(nn.Module):
 
     *   rate: weight . (spikes per step) + bias (PopSAN).
     *   membrane: a non-spiking neuron per action, u = v_decay * u + weight . spikes + bias, read
-        after the last step. It needs no rate and so no real-valued product per decision: the weights
-        of spiking neurons are added (ILC-SAN).
+        after the last step. It needs no rate and so no real-valued product per decision: weights
+        of neurons that spiked are added (ILC-SAN).
 
     Args:
         action_dim: values to read, >= 1.
@@ -121,16 +122,16 @@ class PopulationDecoder(nn.Module):
                 f"{tuple(spikes_seq.shape)}; check action_dim * decoder_pop_size"
             )
         steps = spikes_seq.shape[0]
+        bias: Tensor = self.bias
         if self.config.kind == "rate":
             evidence = spikes_seq.sum(dim=0) / steps
-            bias = self.bias
         else:
             # The readout is linear: its last value is a weighted sum over steps.
             age = torch.arange(steps - 1, -1, -1, device=spikes_seq.device, dtype=self.weight.dtype)
             kernel = torch.as_tensor(self.config.v_decay).to(self.weight) ** age
             evidence = torch.tensordot(kernel, spikes_seq, dims=1)
             bias = self.bias * kernel.sum()
-        evidence = evidence.unflatten(1, (self.action_dim, self.config.pop_size))
+        evidence = evidence.view(-1, self.action_dim, self.config.pop_size)
         return (evidence * self.weight).sum(dim=-1) + bias
 
     def extra_repr(self) -> str:

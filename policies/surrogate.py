@@ -91,7 +91,7 @@ class Surrogate:
 
     def __call__(self, v: Tensor, v_threshold: float | Tensor) -> Tensor:
         """Spikes of v, with this surrogate's gradient with respect to v."""
-        return cast(Tensor, _Step.apply(v, v_threshold, self.derivative))  # type: ignore[no-untyped-call]  # torch leaves apply untyped
+        return _step(v, v_threshold, self.derivative)
 
     def derivative(self, x: Tensor) -> Tensor:
         """The surrogate derivative at x = v - v_threshold."""
@@ -111,7 +111,12 @@ def straight_through(v: Tensor, v_threshold: float | Tensor) -> Tensor:
 
     Source: Bengio, Leonard, Courville 2013; PopSAN uses it for its encoder.
     """
-    return cast(Tensor, _Step.apply(v, v_threshold, torch.ones_like))  # type: ignore[no-untyped-call]  # torch leaves apply untyped
+    return _step(v, v_threshold, torch.ones_like)
+
+
+def _step(v: Tensor, v_threshold: float | Tensor, derivative: Callable[[Tensor], Tensor]) -> Tensor:
+    spikes = _Step.apply(v, v_threshold, derivative)  # type: ignore[no-untyped-call]  # torch's
+    return cast(Tensor, spikes)
 
 
 class _Step(torch.autograd.Function):

@@ -1,9 +1,9 @@
 """Spiking policies for Stable-Baselines3: import this, then write "SpikingPopPolicy".
 
-    import sb3_spiking
-    from stable_baselines3 import TD3
+import sb3_spiking
+from stable_baselines3 import TD3
 
-    model = TD3("SpikingPopPolicy", "Pendulum-v1").learn(10_000)
+model = TD3("SpikingPopPolicy", "Pendulum-v1").learn(10_000)
 """
 
 from importlib.util import find_spec
@@ -21,8 +21,8 @@ if find_spec("stable_baselines3") is None:
         "sb3_spiking needs Stable-Baselines3: pip install 'spiking-policies[sb3]'", name=__name__
     )
 
-from sb3_spiking.popsan import CheckpointError, load_popsan  # noqa: E402  # after the checks
-from sb3_spiking.registry import (  # noqa: E402  # after the checks
+from sb3_spiking.popsan import CheckpointError, load_popsan  # after the checks
+from sb3_spiking.registry import (  # after the checks
     SpikingPopCnnPolicy,
     SpikingPopMultiInputPolicy,
     SpikingPopPolicy,

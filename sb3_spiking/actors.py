@@ -70,6 +70,6 @@ class SpikingActor(Actor):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Copies and unpickled actors keep the scaled rate: optimizers drop their hooks there."""
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]  # torch's
         if "optimizer" in self.__dict__:
             self.scale_learning_rate()

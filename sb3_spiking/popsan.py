@@ -56,8 +56,8 @@ def load_popsan(
 
     Raises:
         FileNotFoundError: if there is no such file.
-        CheckpointError: if it is damaged, holds pickled objects, is no PopSAN checkpoint, or does not
-            fit the environment.
+        CheckpointError: if it is damaged, holds pickled objects, is no PopSAN checkpoint, or does
+            not fit the environment.
         ValueError: if policy_kwargs sets what the file determines.
 
     Source: Tang et al. 2020 (PopSAN), checkpoints of its repository.
@@ -143,7 +143,7 @@ def _check_chain(weights: dict[str, Tensor], mean: Tensor, var: Tensor, path: Pa
     """The shapes must make a network, from the statistics to the decoder."""
     obs_dim, pop = weights["encoder.mean"].shape
     width = obs_dim * pop
-    expected = {"encoder.std": (obs_dim, pop)}
+    expected: dict[str, tuple[int, ...]] = {"encoder.std": (obs_dim, pop)}
     layers = sum(name.startswith("mlp.") and name.endswith("weight") for name in weights)
     for i in range(layers):
         weight = weights[f"mlp.linears.{i}.weight"]

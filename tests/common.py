@@ -30,7 +30,9 @@ def run_python(code: str, *, cwd: Path = ROOT, env: Mapping[str, str] | None = N
     return done.stdout
 
 
-def popsan_parameters(file: Mapping[str, NDArray[np.float32]], prefix: str = "") -> dict[str, Tensor]:
+def popsan_parameters(
+    file: Mapping[str, NDArray[np.float32]], prefix: str = ""
+) -> dict[str, Tensor]:
     """PopulationActor parameters (or, with prefix "grad.", gradients) of a PopSAN archive.
 
     Spelled out here on its own, so that it checks load_popsan rather than repeats it.

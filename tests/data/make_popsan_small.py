@@ -1,7 +1,10 @@
 """Make popsan_small.npz: a small PopSAN actor, its actions and gradients, from the numpy reference.
 
-    python -m tests.data.make_popsan_small
+python -m tests.data.make_popsan_small
 """
+
+import itertools
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +24,7 @@ def make(seed: int) -> tuple[dict[str, Array], Array, Array]:
         "decoder.weight": rng.standard_normal((ACTIONS, POP)),
         "decoder.bias": 0.1 * rng.standard_normal(ACTIONS),
     }
-    for k, (n_in, n_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+    for k, (n_in, n_out) in enumerate(itertools.pairwise(sizes)):
         p[f"mlp.linears.{k}.weight"] = rng.standard_normal((n_out, n_in)) * 1.5 / np.sqrt(n_in)
         p[f"mlp.linears.{k}.bias"] = 0.1 * rng.standard_normal(n_out)
     p = {name: value.astype(np.float32).astype(np.float64) for name, value in p.items()}
@@ -38,14 +41,10 @@ def main() -> None:
         if trace.margin > 1e-4:
             break
     grads = backward(p, obs, trace, probe)
-    np.savez(
-        DATA / "popsan_small.npz",
-        obs=obs,
-        probe=probe,
-        action=trace.action,
-        **{f"weight.{name}": value for name, value in p.items()},
-        **{f"grad.{name}": value for name, value in grads.items()},
-    )
+    arrays: dict[str, Any] = {"obs": obs, "probe": probe, "action": trace.action}
+    arrays |= {f"weight.{name}": value for name, value in p.items()}
+    arrays |= {f"grad.{name}": value for name, value in grads.items()}
+    np.savez(DATA / "popsan_small.npz", **arrays)
     print(f"seed {seed}, margin {trace.margin:.1e}")
 
 

@@ -32,7 +32,9 @@ def small_actor() -> tuple[PopulationActor, dict[str, NDArray[np.float64]]]:
         normalize=False,
     )
     actor = PopulationActor(3, 2, config)
-    weights = {k[7:]: torch.from_numpy(v).float() for k, v in file.items() if k.startswith("weight.")}
+    weights = {
+        k[7:]: torch.from_numpy(v).float() for k, v in file.items() if k.startswith("weight.")
+    }
     actor.load_state_dict(weights)
     return actor, file
 
@@ -147,7 +149,7 @@ def test_one_matmul_a_layer_whatever_the_spike_steps() -> None:
 
     for steps in (1, 5, 16):
         actor = PopulationActor(3, 2, PopulationActorConfig(spike_steps=steps)).eval()
-        with Count() as count, torch.no_grad():
+        with Count() as count, torch.no_grad():  # type: ignore[no-untyped-call]  # torch's
             actor(torch.randn(4, 3))
         assert count.matmuls == 3
 

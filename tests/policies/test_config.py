@@ -61,7 +61,11 @@ def test_configs_are_frozen() -> None:
 def test_defaults_are_popsans() -> None:
     neuron = CurrentLIFConfig()
     assert (neuron.i_decay, neuron.v_decay, neuron.v_threshold) == (0.5, 0.75, 0.5)
-    assert (neuron.surrogate, neuron.surrogate_width, neuron.detach_reset) == ("rectangle", 1, False)
+    assert (neuron.surrogate, neuron.surrogate_width, neuron.detach_reset) == (
+        "rectangle",
+        1,
+        False,
+    )
     encoder = EncoderConfig()
     assert (encoder.pop_size, encoder.field_range, encoder.v_threshold) == (10, 3.0, 0.999)
     assert encoder.initial_std == pytest.approx(math.sqrt(0.15))

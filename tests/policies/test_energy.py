@@ -8,10 +8,11 @@ from policies.energy import count_operations
 
 
 def test_dense_network_by_hand() -> None:
-    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    first = nn.Linear(3, 4)
+    model = nn.Sequential(first, nn.ReLU(), nn.Linear(4, 2))
     with torch.no_grad():
-        model[0].weight.fill_(1.0)
-        model[0].bias.copy_(torch.tensor([0.0, 0.0, -100.0, -100.0]))
+        first.weight.fill_(1.0)
+        first.bias.copy_(torch.tensor([0.0, 0.0, -100.0, -100.0]))
     # All three inputs count; two hidden units are cut by ReLU.
     count = count_operations(model, torch.tensor([[0.5, 1.5, 2.5]]))
     assert count.layers["0"].multiply_accumulates == 12
@@ -55,7 +56,8 @@ class _TimeFirst(nn.Module):
 def test_population_actor_by_its_spikes(kind: str) -> None:
     torch.manual_seed(0)
     config = PopulationActorConfig(
-        hidden_sizes=(8,), decoder=DecoderConfig(pop_size=4, kind=kind)  # type: ignore[arg-type]  # parametrized
+        hidden_sizes=(8,),
+        decoder=DecoderConfig(pop_size=4, kind=kind),  # type: ignore[arg-type]  # parametrized
     )
     actor = PopulationActor(3, 2, config)
     obs = torch.randn(16, 3)

@@ -23,9 +23,7 @@ def lif_trace(currents: list[float], **config: Any) -> tuple[list[float], list[f
     state = LIFState(torch.zeros(1, 1, dtype=torch.float64))
     v, spikes = [], []
     for current in currents:
-        s, state = lif_step(
-            torch.tensor([[current]], dtype=torch.float64), state, settings, SPIKE
-        )
+        s, state = lif_step(torch.tensor([[current]], dtype=torch.float64), state, settings, SPIKE)
         v.append(state.v.item())
         spikes.append(s.item())
     return v, spikes
@@ -64,9 +62,7 @@ def test_current_lif_by_hand() -> None:
     state = CurrentLIFState(zero, zero)
     i, v, spikes = [], [], []
     for x in [0.2, 0.2, 0.2, 0.0, 0.0, 0.0, 0.5, 0.0]:
-        s, state = current_lif_step(
-            torch.tensor([[x]], dtype=torch.float64), state, config, SPIKE
-        )
+        s, state = current_lif_step(torch.tensor([[x]], dtype=torch.float64), state, config, SPIKE)
         i.append(state.i.item())
         v.append(state.v.item())
         spikes.append(s.item())
@@ -77,7 +73,7 @@ def test_current_lif_by_hand() -> None:
 
 @pytest.mark.parametrize("detach", [False, True])
 def test_gradient_through_two_steps_by_hand(detach: bool) -> None:
-    # v1 = x1 = .6: spike, v = 0.  v2 = .75 v1 (1 - s1) + x2 = .3: silent.  |v - .5| < .5: ds/dv = 1.
+    # v1 = x1 = .6: spike, v = 0.  v2 = .75 v1 (1 - s1) + x2 = .3: silent.  Both: ds/dv = 1.
     # ds1/dx1 = 1.  ds2/dx1 = .75 [(1 - s1) - v1 ds1/dv1] = .75 (0 - .6), or 0 when detached.
     x = torch.tensor([[[0.6]], [[0.3]]], dtype=torch.float64, requires_grad=True)
     spikes, _ = lif_sequence(x, None, LIFConfig(detach_reset=detach), SPIKE)

@@ -73,7 +73,7 @@ def test_straight_through_passes_the_gradient_unchanged() -> None:
 
 
 def test_unknown_names_and_widths_are_refused() -> None:
-    with pytest.raises(ValueError, match="rectangle.*sigmoid.*arctan.*triangle.*'step'"):
+    with pytest.raises(ValueError, match=r"rectangle.*sigmoid.*arctan.*triangle.*'step'"):
         Surrogate("step")
     with pytest.raises(ValueError, match="surrogate_width must be > 0, got 0"):
         Surrogate("sigmoid", 0.0)

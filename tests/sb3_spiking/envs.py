@@ -10,7 +10,9 @@ from gymnasium import spaces
 class TinyEnv(gym.Env[Any, Any]):
     """Random observations of any space; the reward asks for small actions; 20 steps an episode."""
 
-    def __init__(self, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> None:
+    def __init__(
+        self, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]
+    ) -> None:
         self.observation_space = observation_space
         self.action_space = action_space
         self.steps = 0
@@ -63,4 +65,4 @@ class FaultyEnv(TinyEnv):
         obs, *rest = super().step(action)
         if self.steps == self.at:
             obs[1] = self.bad
-        return (obs, *rest)  # type: ignore[return-value]  # four values follow
+        return (obs, *rest)

@@ -37,7 +37,9 @@ OPTIONS: list[tuple[dict[str, Any], type[Exception], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("options", "error", "message"), OPTIONS, ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize(
+    ("options", "error", "message"), OPTIONS, ids=lambda value: str(value)[:40]
+)
 def test_options_are_named(options: dict[str, Any], error: type[Exception], message: str) -> None:
     start = time.perf_counter()
     with pytest.raises(error, match=message):
@@ -54,7 +56,7 @@ def test_predict_refuses_non_finite_observations_and_changes_nothing(bad: float)
     expected, _ = model.predict(obs)
     obs[4, 1] = bad
     start = time.perf_counter()
-    with pytest.raises(ValueError, match="observations must be finite.*feature 1.*1 of 18"):
+    with pytest.raises(ValueError, match=r"observations must be finite.*feature 1.*1 of 18"):
         model.predict(obs)
     with pytest.raises(ValueError, match="finite"):
         model.predict(obs[4])

@@ -38,7 +38,8 @@ def test_a_missing_stable_baselines3_names_the_command(tmp_path: Path) -> None:
 def test_the_core_imports_no_rl_library() -> None:
     code = (
         "import policies, sys\n"
-        "print(sorted({'gymnasium', 'stable_baselines3', 'd3rlpy', 'sb3_spiking'} & set(sys.modules)))"
+        "others = {'gymnasium', 'stable_baselines3', 'd3rlpy', 'sb3_spiking'}\n"
+        "print(sorted(others & set(sys.modules)))"
     )
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     assert run_python(code, env=env).strip() == "[]"

@@ -1,6 +1,5 @@
 import copy
 import pickle
-from collections.abc import Callable
 from pathlib import Path
 
 import gymnasium as gym
@@ -8,7 +7,6 @@ import pytest
 import torch
 from stable_baselines3 import TD3
 
-import sb3_spiking  # noqa: F401  # registers
 from tests.sb3_spiking.test_td3 import make
 
 
@@ -26,7 +24,9 @@ def biggest_adam_step(model: TD3, rate: float) -> float:
     for p in model.actor.parameters():
         p.grad = torch.ones_like(p)
     optimizer.step()
-    changes = [(p - b).abs().max().item() for p, b in zip(model.actor.parameters(), before, strict=True)]
+    changes = [
+        (p - b).abs().max().item() for p, b in zip(model.actor.parameters(), before, strict=True)
+    ]
     return max(changes)
 
 
@@ -45,8 +45,7 @@ def test_default_scale() -> None:
 
 def test_effective_rate_over_a_schedule() -> None:
     """SB3 writes schedule(progress) before each train(); the actor must use 0.3 of it each time."""
-    schedule: Callable[[float], float] = lambda progress: 1e-2 * progress  # noqa: E731
-    model = make(learning_rate=schedule, policy_delay=1)
+    model = make(learning_rate=lambda progress: 1e-2 * progress, policy_delay=1)
     used: list[tuple[float, float]] = []
     step = model.actor.optimizer.step
     # Inside the wrapped step the rate is what the optimizer will use.

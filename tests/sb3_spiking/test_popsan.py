@@ -3,6 +3,7 @@ import pickle
 import sys
 import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,9 @@ ACTION = gym.spaces.Box(-1.0, 1.0, (2,), np.float32)
 def small_checkpoint() -> Arrays:
     """tests/data/popsan_small.npz under PopSAN's names and shapes, with observation statistics."""
     file = dict(np.load(DATA / "popsan_small.npz"))
-    w = {name[7:]: value.astype(np.float32) for name, value in file.items() if "weight." in name[:7]}
+    w = {
+        name[7:]: value.astype(np.float32) for name, value in file.items() if "weight." in name[:7]
+    }
     arrays = {
         "encoder.mean": w["encoder.mean"][None],
         "encoder.std": w["encoder.std"][None],
@@ -91,41 +94,48 @@ def test_pt_files_and_separate_statistics(tmp_path: Path) -> None:
         load(tmp_path / "model.pt")
 
 
+def doubled(arrays: Arrays) -> Arrays:
+    """The same actor for an environment of twice the observations."""
+    first = "snn.hidden_layers.0.weight"
+    return {
+        "encoder.mean": arrays["encoder.mean"].repeat(2, axis=1),
+        "encoder.std": arrays["encoder.std"].repeat(2, axis=1),
+        first: arrays[first].repeat(2, axis=1),
+        "obs_mean": arrays["obs_mean"].repeat(2),
+        "obs_var": arrays["obs_var"].repeat(2),
+    }
+
+
+def with_nan(weight: NDArray[Any]) -> NDArray[Any]:
+    weight[3, 2] = np.nan
+    return weight
+
+
+# Each kind of damage: what it puts in place of which arrays.
+CHANGES: dict[str, Callable[[Arrays], Arrays]] = {
+    "nan": lambda a: {"snn.hidden_layers.0.weight": with_nan(a["snn.hidden_layers.0.weight"])},
+    "integers": lambda a: {"snn.out_pop_layer.bias": np.zeros(8, np.int64)},
+    "layer_shape": lambda a: {"snn.hidden_layers.1.weight": np.zeros((12, 15), np.float32)},
+    "bias_shape": lambda a: {"snn.hidden_layers.1.bias": np.zeros(11, np.float32)},
+    "encoder_axes": lambda a: {"encoder.mean": a["encoder.mean"][0]},
+    "decoder_shape": lambda a: {"decoder.decoder.weight": np.zeros((2, 1, 5), np.float32)},
+    "statistics": lambda a: {"obs_mean": np.zeros(4, np.float32)},
+    "negative_variance": lambda a: {"obs_var": -a["obs_var"]},
+    "scalar_layer": lambda a: {"snn.hidden_layers.0.weight": np.array(1.0, np.float32)},
+    "strings": lambda a: {"obs_var": np.array(["a", "b", "c"])},
+    "objects": lambda a: {"obs_var": np.array([{}, {}, {}], dtype=object)},
+    "other_env": doubled,
+}
+
+
 def damaged(kind: str) -> Arrays:
-    arrays: Arrays = small_checkpoint()
+    arrays = small_checkpoint()
+    if kind == "foreign":
+        return {"w": np.zeros(3)}
     if kind == "missing":
         del arrays["encoder.std"]
-    elif kind == "nan":
-        arrays["snn.hidden_layers.0.weight"][3, 2] = np.nan
-    elif kind == "integers":
-        arrays["snn.out_pop_layer.bias"] = arrays["snn.out_pop_layer.bias"].astype(np.int64)
-    elif kind == "layer_shape":
-        arrays["snn.hidden_layers.1.weight"] = np.zeros((12, 15), np.float32)
-    elif kind == "bias_shape":
-        arrays["snn.hidden_layers.1.bias"] = np.zeros(11, np.float32)
-    elif kind == "encoder_axes":
-        arrays["encoder.mean"] = arrays["encoder.mean"][0]
-    elif kind == "decoder_shape":
-        arrays["decoder.decoder.weight"] = np.zeros((2, 1, 5), np.float32)
-    elif kind == "statistics":
-        arrays["obs_mean"] = np.zeros(4, np.float32)
-    elif kind == "negative_variance":
-        arrays["obs_var"] = -arrays["obs_var"]
-    elif kind == "scalar_layer":
-        arrays["snn.hidden_layers.0.weight"] = np.float32(1.0)
-    elif kind == "strings":
-        arrays["obs_var"] = np.array(["a", "b", "c"])
-    elif kind == "objects":
-        arrays["obs_var"] = np.array([{}, {}, {}], dtype=object)
-    elif kind == "foreign":
-        arrays = {"w": np.zeros(3)}
-    elif kind == "other_env":
-        arrays["encoder.mean"] = arrays["encoder.mean"].repeat(2, axis=1)
-        arrays["encoder.std"] = arrays["encoder.std"].repeat(2, axis=1)
-        arrays["snn.hidden_layers.0.weight"] = arrays["snn.hidden_layers.0.weight"].repeat(2, axis=1)
-        arrays["obs_mean"] = arrays["obs_mean"].repeat(2)
-        arrays["obs_var"] = arrays["obs_var"].repeat(2)
-    return arrays
+        return arrays
+    return {**arrays, **CHANGES[kind](arrays)}
 
 
 DAMAGE = {
@@ -204,7 +214,7 @@ def test_no_pickle_is_executed(
 ) -> None:
     path = tmp_path / f"evil{suffix}"
     if suffix == ".npz":
-        np.savez(path, obs_mean=np.array([Exploit()], dtype=object))  # type: ignore[arg-type]  # on purpose
+        np.savez(path, obs_mean=np.array([Exploit()], dtype=object))
     elif suffix == ".pt":
         torch.save({"encoder.mean": Exploit()}, path)
     else:
@@ -259,7 +269,7 @@ def test_published_actor_through_sb3() -> None:
 
 @needs_popsan
 def test_published_returns() -> None:
-    """Five HalfCheetah-v4 episodes; the reference returns 10063.6, 9921.2, 9766.0, 9902.1, 9993.3."""
+    """HalfCheetah-v4; the reference returns 10063.6, 9921.2, 9766.0, 9902.1, 9993.3."""
     env = gym.make("HalfCheetah-v4")
     model = sb3_spiking.load_popsan(POPSAN_FILE, env, device="cpu", buffer_size=10)
     returns = []
