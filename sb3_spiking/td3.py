@@ -97,6 +97,11 @@ class SpikingTD3MultiInputPolicy(SpikingTD3Policy):
         lr_schedule: Schedule,
         **kwargs: Any,
     ) -> None:
+        if not isinstance(observation_space, spaces.Dict):
+            raise ValueError(
+                f"SpikingPopMultiInputPolicy takes Dict observations, got {observation_space}; "
+                "use 'SpikingPopPolicy'"
+            )
         kwargs.setdefault("features_extractor_class", CombinedExtractor)
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
 

@@ -177,6 +177,10 @@ def test_image_and_dict_spaces_are_refused_by_the_flat_policy() -> None:
         make(TinyEnv(DICT, ACTION))
     with pytest.raises(ValueError, match="one population per pixel; use 'SpikingPopCnnPolicy'"):
         make(TinyEnv(IMAGE, ACTION))
+    with pytest.raises(ValueError, match=r"takes Dict observations, got Box.*'SpikingPopPolicy'"):
+        make(TinyEnv(BOX, ACTION), "SpikingPopMultiInputPolicy")
+    with pytest.raises(AssertionError, match="NatureCNN only with images"):  # SB3's own
+        make(TinyEnv(BOX, ACTION), "SpikingPopCnnPolicy")
     # An explicit extractor is the user's choice.
     kwargs = {"features_extractor_class": FlattenExtractor}
     make(TinyEnv(spaces.Box(0, 255, (3, 36, 36), np.uint8), ACTION), policy_kwargs=kwargs)
