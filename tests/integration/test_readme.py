@@ -25,7 +25,8 @@ def test_python_blocks_run(tmp_path: Path) -> None:
 def test_the_table_of_keywords_is_complete() -> None:
     from sb3_spiking.options import SpikingOptions
 
-    rows = re.findall(r"^\| (`[a-z_`, ]+`) \| (.+?) \|", README, re.MULTILINE)
+    table = README.split("| keyword |")[1].split("\n\n")[0]
+    rows = re.findall(r"^\| (`[a-z_`, ]+`) \| (.+?) \|", table, re.MULTILINE)
     documented: dict[str, str] = {}
     for names, defaults in rows:
         keys = re.findall(r"`([a-z_]+)`", names)
