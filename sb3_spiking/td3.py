@@ -1,6 +1,6 @@
 """Spiking policies for TD3 and DDPG: a spiking actor beside SB3's own critics."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import is_image_space
@@ -38,6 +38,9 @@ class SpikingTD3Policy(TD3Policy):
     Source: Tang et al. 2020 (PopSAN-TD3).
     """
 
+    # What maps observations to features when policy_kwargs names nothing else; None: SB3's default.
+    default_extractor: ClassVar[type[BaseFeaturesExtractor] | None] = None
+
     def __init__(
         self,
         observation_space: spaces.Space[Any],
@@ -47,17 +50,16 @@ class SpikingTD3Policy(TD3Policy):
         **kwargs: Any,
     ) -> None:
         options, dense_kwargs = SpikingOptions.take_from(kwargs, TD3Policy)
-        self._check_observation_space(observation_space, dense_kwargs)
+        if "features_extractor_class" not in dense_kwargs:
+            self._check_observation_space(observation_space)
+            if self.default_extractor is not None:
+                dense_kwargs["features_extractor_class"] = self.default_extractor
         # SB3's constructor builds the networks, so they must find the options set.
         self.options = options
         super().__init__(observation_space, action_space, lr_schedule, *args, **dense_kwargs)
 
-    def _check_observation_space(
-        self, observation_space: spaces.Space[Any], kwargs: dict[str, Any]
-    ) -> None:
-        """Refuse spaces that a flat network would take in silence; own extractors are free."""
-        if "features_extractor_class" in kwargs:
-            return
+    def _check_observation_space(self, observation_space: spaces.Space[Any]) -> None:
+        """Refuse spaces that a flat network cannot take, or would take in silence."""
         if isinstance(observation_space, spaces.Dict):
             raise ValueError(
                 f"SpikingPopPolicy takes flat observations, got {observation_space}; "
@@ -90,31 +92,20 @@ class SpikingTD3Policy(TD3Policy):
 class SpikingTD3MultiInputPolicy(SpikingTD3Policy):
     """`"SpikingPopMultiInputPolicy"` of TD3 and DDPG: Dict observations, as MultiInputPolicy."""
 
-    def __init__(
-        self,
-        observation_space: spaces.Space[Any],
-        action_space: spaces.Box,
-        lr_schedule: Schedule,
-        **kwargs: Any,
-    ) -> None:
+    default_extractor = CombinedExtractor
+
+    def _check_observation_space(self, observation_space: spaces.Space[Any]) -> None:
         if not isinstance(observation_space, spaces.Dict):
             raise ValueError(
                 f"SpikingPopMultiInputPolicy takes Dict observations, got {observation_space}; "
                 "use 'SpikingPopPolicy'"
             )
-        kwargs.setdefault("features_extractor_class", CombinedExtractor)
-        super().__init__(observation_space, action_space, lr_schedule, **kwargs)
 
 
 class SpikingTD3CnnPolicy(SpikingTD3Policy):
     """`"SpikingPopCnnPolicy"` of TD3 and DDPG: a dense CNN in front of the spiking actor."""
 
-    def __init__(
-        self,
-        observation_space: spaces.Space[Any],
-        action_space: spaces.Box,
-        lr_schedule: Schedule,
-        **kwargs: Any,
-    ) -> None:
-        kwargs.setdefault("features_extractor_class", NatureCNN)
-        super().__init__(observation_space, action_space, lr_schedule, **kwargs)
+    default_extractor = NatureCNN
+
+    def _check_observation_space(self, observation_space: spaces.Space[Any]) -> None:
+        """NatureCNN checks by itself, with regard to normalize_images."""

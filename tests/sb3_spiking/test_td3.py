@@ -165,8 +165,14 @@ def test_dict_observations() -> None:
     assert network(model).encoder.obs_dim == 5
 
 
-def test_images_through_a_cnn() -> None:
-    model = make(TinyEnv(IMAGE, ACTION), "SpikingPopCnnPolicy", buffer_size=60)
+@pytest.mark.parametrize("scaled", [False, True])
+def test_images_through_a_cnn(scaled: bool) -> None:
+    """As SB3's CnnPolicy: bytes, or floats of the user's own scale with normalize_images=False."""
+    space = spaces.Box(0.0, 1.0, (3, 36, 36), np.float32) if scaled else IMAGE
+    kwargs = {"normalize_images": not scaled}
+    model = make(
+        TinyEnv(space, ACTION), "SpikingPopCnnPolicy", buffer_size=60, policy_kwargs=kwargs
+    )
     model.learn(26)
     assert network(model).encoder.obs_dim == 512
     assert model._n_updates == 6
