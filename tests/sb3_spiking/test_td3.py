@@ -173,7 +173,12 @@ def test_images_through_a_cnn(scaled: bool) -> None:
     model = make(
         TinyEnv(space, ACTION), "SpikingPopCnnPolicy", buffer_size=60, policy_kwargs=kwargs
     )
+    before = weights(model)
     model.learn(26)
+    after = weights(model)
+    # The CNN learns through the spikes. One update of 512 features need not reach each field.
+    for name in (n for n in before if n.startswith(("actor.features", "actor.mu.mlp"))):
+        assert not torch.equal(before[name], after[name]), name
     assert network(model).encoder.obs_dim == 512
     assert model._n_updates == 6
 
