@@ -7,7 +7,7 @@
 Stable-Baselines3 users import `sb3_spiking` and never need this package.
 """
 
-from policies.actor import PopulationActor, SpikingMLP
+from policies.actor import PopulationActor, PopulationBody, SpikingMLP
 from policies.config import (
     CurrentLIFConfig,
     DecoderConfig,
@@ -27,7 +27,7 @@ from policies.functional import (
 )
 from policies.neurons import LIF, CurrentLIF, make_neuron
 from policies.normalizer import RunningNormalizer
-from policies.population import PopulationDecoder, PopulationEncoder
+from policies.population import PopulationDecoder, PopulationEncoder, PopulationReadout
 from policies.surrogate import SURROGATES, SpikeFn, Surrogate, straight_through
 
 # `policies` is a common folder name: the adapters check this mark before they trust the import.
@@ -49,8 +49,10 @@ __all__ = [
     "OperationCount",
     "PopulationActor",
     "PopulationActorConfig",
+    "PopulationBody",
     "PopulationDecoder",
     "PopulationEncoder",
+    "PopulationReadout",
     "RunningNormalizer",
     "SpikeFn",
     "SpikingMLP",

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from policies.config import CurrentLIFConfig, NeuronConfig, PopulationActorConfig
 from policies.neurons import make_neuron
 from policies.normalizer import RunningNormalizer
-from policies.population import PopulationDecoder, PopulationEncoder
+from policies.population import PopulationDecoder, PopulationEncoder, population_activity
 
 
 class SpikingMLP(nn.Module):
@@ -47,18 +47,16 @@ class SpikingMLP(nn.Module):
         return spikes_seq
 
 
-class PopulationActor(nn.Module):
-    """Population-coded spiking actor: observations [B, obs_dim] -> values [B, action_dim].
+class PopulationBody(nn.Module):
+    """Everything of a population-coded actor but its readout: obs [B, obs_dim] -> activity [B, N].
 
-    In training mode each forward first merges its batch into the normalizer's statistics, as batch
-    normalization does; the values themselves never use batch statistics.
+    N = action_dim * P output neurons. In training mode each call first merges its batch into the
+    normalizer's statistics, as batch normalization does; the result never uses batch statistics.
 
     Args:
         obs_dim: observation dimensions, >= 1.
-        action_dim: values to produce, >= 1.
+        action_dim: values that will be read, >= 1.
         config: everything else.
-
-    Source: Tang et al. 2020 (PopSAN).
     """
 
     def __init__(
@@ -78,17 +76,13 @@ class PopulationActor(nn.Module):
             action_dim * config.decoder.pop_size,
         )
         self.mlp = SpikingMLP(sizes, config.neuron)
-        self.decoder = PopulationDecoder(action_dim, config.decoder)
 
-    def forward(self, obs: Tensor, deterministic: bool = False) -> Tensor:
-        """Decide on a batch of observations.
+    def spikes(self, obs: Tensor, deterministic: bool = False) -> Tensor:
+        """Spikes of the output neurons, [T, B, N].
 
         Args:
             obs: observations, [B, obs_dim].
             deterministic: no Poisson draws; see PopulationEncoder.
-
-        Returns:
-            values [B, action_dim], in [-1, 1] if the config squashes.
 
         Raises:
             ValueError: if obs has another shape, or a value is NaN or infinite.
@@ -97,5 +91,36 @@ class PopulationActor(nn.Module):
             if self.training:
                 self.normalizer.update(obs)
             obs = self.normalizer(obs)
-        values: Tensor = self.decoder(self.mlp(self.encoder(obs, deterministic)))
+        spikes: Tensor = self.mlp(self.encoder(obs, deterministic))
+        return spikes
+
+    def forward(self, obs: Tensor, deterministic: bool = False) -> Tensor:
+        """Activity of the output neurons, [B, N]; see `spikes`."""
+        return population_activity(self.spikes(obs, deterministic), self.config.decoder)
+
+
+class PopulationActor(PopulationBody):
+    """Population-coded spiking actor: observations [B, obs_dim] -> values [B, action_dim].
+
+    Args:
+        obs_dim: observation dimensions, >= 1.
+        action_dim: values to produce, >= 1.
+        config: everything else.
+
+    Source: Tang et al. 2020 (PopSAN).
+    """
+
+    def __init__(
+        self, obs_dim: int, action_dim: int, config: PopulationActorConfig | None = None
+    ) -> None:
+        super().__init__(obs_dim, action_dim, config)
+        self.decoder = PopulationDecoder(action_dim, self.config.spike_steps, self.config.decoder)
+
+    def forward(self, obs: Tensor, deterministic: bool = False) -> Tensor:
+        """Decide on a batch of observations; see `spikes`.
+
+        Returns:
+            values [B, action_dim], in [-1, 1] if the config squashes.
+        """
+        values: Tensor = self.decoder(self.spikes(obs, deterministic))
         return torch.tanh(values) if self.config.squash else values

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from policies.neurons import LIF, CurrentLIF
-from policies.population import PopulationDecoder, PopulationEncoder
+from policies.population import PopulationDecoder, PopulationEncoder, PopulationReadout
 
 Output = Tensor | tuple[Tensor, NamedTuple]
 Hook = Callable[[nn.Module, tuple[Tensor, ...], Output], None]
@@ -67,7 +67,8 @@ def count_operations(model: nn.Module, observations: Tensor) -> OperationCount:
 
     Counted: nn.Linear; PopulationEncoder (two products per receptive field, for the distance's
     square and its scale; the exponential and the spike generator are left out); PopulationDecoder
-    (one product per output neuron for a rate; additions per spike for a membrane readout).
+    (one product per output neuron that fired for a rate, one addition per spike for a membrane
+    readout); PopulationReadout alone (one product per active neuron).
 
     Args:
         model: any module whose forward takes the observations; a dense network serves as baseline.
@@ -79,7 +80,7 @@ def count_operations(model: nn.Module, observations: Tensor) -> OperationCount:
     counts: dict[str, LayerCount] = {}
     handles = []
     for name, module in model.named_modules():
-        if isinstance(module, nn.Linear | PopulationEncoder | PopulationDecoder | LIF | CurrentLIF):
+        if isinstance(module, nn.Linear | PopulationEncoder | PopulationReadout | LIF | CurrentLIF):
             hook = _hook(name, counts, observations.shape[0])
             handles.append(module.register_forward_hook(hook))
     try:
@@ -115,12 +116,14 @@ def _count(module: nn.Module, x: Tensor, output: Tensor, samples: int) -> LayerC
     if isinstance(module, PopulationEncoder):
         rate = float(output.mean()) if _is_binary(output) else None
         return LayerCount(multiply_accumulates=2.0 * module.mean.numel(), firing_rate=rate)
-    if isinstance(module, PopulationDecoder):
+    if isinstance(module, PopulationReadout):
         used = (module.weight.flatten() != 0).double()
-        if module.config.kind == "rate":
-            # A neuron's spikes are counted first; the count meets its weight once.
-            return LayerCount(multiply_accumulates=_products(x.sum(dim=0), used, samples))
-        return LayerCount(accumulates=_products(x, used, samples))
+        if isinstance(module, PopulationDecoder):  # x is spikes, [T, B, N]
+            if module.config.kind == "membrane":
+                return LayerCount(accumulates=_products(x, used, samples))
+            x = x.sum(dim=0)
+        # A neuron's spikes are counted first; the count meets its weight once.
+        return LayerCount(multiply_accumulates=_products(x, used, samples))
     if isinstance(module, nn.Linear):
         products = _products(x, (module.weight != 0).sum(dim=0).double(), samples)
         if _is_binary(x):

@@ -83,7 +83,63 @@ class PopulationEncoder(nn.Module):
         return f"obs_dim={self.obs_dim}, spike_steps={self.spike_steps}, {self.config}"
 
 
-class PopulationDecoder(nn.Module):
+def population_activity(spikes_seq: Tensor, config: DecoderConfig) -> Tensor:
+    """What the readout sees of the output neurons' spikes: [T, B, N] -> [B, N].
+
+    *   rate: spikes per spike step.
+    *   membrane: a sum over steps in which older spikes have decayed by v_decay a step.
+    """
+    if config.kind == "rate":
+        return spikes_seq.sum(dim=0) / spikes_seq.shape[0]
+    kernel = _membrane_kernel(spikes_seq.shape[0], config.v_decay).to(spikes_seq)
+    return (kernel.view(-1, 1, 1) * spikes_seq).sum(dim=0)
+
+
+def _membrane_kernel(steps: int, v_decay: float) -> Tensor:
+    """What is left after the last step of an input at each step, [T]."""
+    return torch.tensor([v_decay**age for age in range(steps - 1, -1, -1)])
+
+
+class PopulationReadout(nn.Module):
+    """Population activity [B, action_dim * P] -> values [B, action_dim], each from its own neurons.
+
+    Args:
+        action_dim: values to read, >= 1.
+        spike_steps: T, >= 1.
+        config: population size, kind and readout decay.
+    """
+
+    def __init__(
+        self, action_dim: int, spike_steps: int, config: DecoderConfig | None = None
+    ) -> None:
+        super().__init__()
+        self.config = config = DecoderConfig() if config is None else config
+        self.action_dim = action_dim
+        # The initialization of the grouped convolution that PopSAN uses: fan-in P.
+        bound = 1.0 / math.sqrt(config.pop_size)
+        self.weight = nn.Parameter(torch.empty(action_dim, config.pop_size))
+        self.bias = nn.Parameter(torch.empty(action_dim))
+        nn.init.uniform_(self.weight, -bound, bound)
+        nn.init.uniform_(self.bias, -bound, bound)
+        # A membrane integrates its bias at each step, a rate is taken once.
+        kernel = _membrane_kernel(spike_steps, config.v_decay)
+        self.bias_gain = float(kernel.sum()) if config.kind == "membrane" else 1.0
+
+    def read(self, activity: Tensor) -> Tensor:
+        """Weigh the activity [B, action_dim * P] into values [B, action_dim]."""
+        populations = activity.view(-1, self.action_dim, self.config.pop_size)
+        return (populations * self.weight).sum(dim=-1) + self.bias_gain * self.bias
+
+    def forward(self, activity: Tensor) -> Tensor:
+        """As `read`."""
+        return self.read(activity)
+
+    def extra_repr(self) -> str:
+        """Show the settings in print(module)."""
+        return f"action_dim={self.action_dim}, {self.config}"
+
+
+class PopulationDecoder(PopulationReadout):
     """Spikes [T, B, action_dim * P] -> values [B, action_dim], each from its own P neurons.
 
     *   rate: weight . (spikes per step) + bias (PopSAN).
@@ -93,21 +149,11 @@ class PopulationDecoder(nn.Module):
 
     Args:
         action_dim: values to read, >= 1.
+        spike_steps: T, >= 1.
         config: population size, kind and readout decay.
 
     Source: Tang et al. 2020 (PopSAN); Chen et al. 2024 (ILC-SAN), membrane readout.
     """
-
-    def __init__(self, action_dim: int, config: DecoderConfig | None = None) -> None:
-        super().__init__()
-        self.config = DecoderConfig() if config is None else config
-        self.action_dim = action_dim
-        # The initialization of the grouped convolution that PopSAN uses: fan-in P.
-        bound = 1.0 / math.sqrt(self.config.pop_size)
-        self.weight = nn.Parameter(torch.empty(action_dim, self.config.pop_size))
-        self.bias = nn.Parameter(torch.empty(action_dim))
-        nn.init.uniform_(self.weight, -bound, bound)
-        nn.init.uniform_(self.bias, -bound, bound)
 
     def forward(self, spikes_seq: Tensor) -> Tensor:
         """Decode spikes [T, B, action_dim * P] into values [B, action_dim].
@@ -121,19 +167,4 @@ class PopulationDecoder(nn.Module):
                 f"spikes_seq must be [T, B, {neurons}] (time first), got "
                 f"{tuple(spikes_seq.shape)}; check action_dim * decoder_pop_size"
             )
-        steps = spikes_seq.shape[0]
-        bias: Tensor = self.bias
-        if self.config.kind == "rate":
-            evidence = spikes_seq.sum(dim=0) / steps
-        else:
-            # The readout is linear: its last value is a weighted sum over steps.
-            age = torch.arange(steps - 1, -1, -1, device=spikes_seq.device, dtype=self.weight.dtype)
-            kernel = torch.as_tensor(self.config.v_decay).to(self.weight) ** age
-            evidence = torch.tensordot(kernel, spikes_seq, dims=1)
-            bias = self.bias * kernel.sum()
-        evidence = evidence.view(-1, self.action_dim, self.config.pop_size)
-        return (evidence * self.weight).sum(dim=-1) + bias
-
-    def extra_repr(self) -> str:
-        """Show the settings in print(module)."""
-        return f"action_dim={self.action_dim}, {self.config}"
+        return self.read(population_activity(spikes_seq, self.config))

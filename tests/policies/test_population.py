@@ -139,7 +139,7 @@ def test_encoder_refuses_wrong_shapes() -> None:
 
 def decoder(kind: str, v_decay: float = 1.0) -> PopulationDecoder:
     torch.manual_seed(0)
-    return PopulationDecoder(2, DecoderConfig(pop_size=3, kind=kind, v_decay=v_decay))  # type: ignore[arg-type]  # parametrized
+    return PopulationDecoder(2, 5, DecoderConfig(pop_size=3, kind=kind, v_decay=v_decay))  # type: ignore[arg-type]  # parametrized
 
 
 def test_rate_decoder_by_hand() -> None:
