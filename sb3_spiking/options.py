@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, Self, get_args
 
@@ -79,14 +80,16 @@ class SpikingOptions:
         self.actor_config([])  # the rest is checked where it is used
 
     @classmethod
-    def take_from(cls, kwargs: dict[str, Any], policy: type) -> tuple[Self, dict[str, Any]]:
-        """Split policy_kwargs into the spiking options and the keywords of the dense policy class.
+    def take_from(
+        cls, kwargs: dict[str, Any], dense: Callable[..., Any]
+    ) -> tuple[Self, dict[str, Any]]:
+        """Split policy_kwargs into the spiking options and the keywords of the dense constructor.
 
         Raises:
             TypeError: if a keyword belongs to neither; the message names the closest ones.
         """
         own = {field.name for field in fields(cls)}
-        known = own | set(inspect.signature(policy.__init__).parameters)  # type: ignore[misc]  # a class, not an instance
+        known = own | set(inspect.signature(dense).parameters)
         for name in kwargs:
             if name not in known:
                 close = difflib.get_close_matches(name, sorted(known), n=3) or sorted(own)
