@@ -5,16 +5,37 @@ from typing import Any
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.type_aliases import PyTorchObs
+from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN
+from stable_baselines3.sac.policies import Actor as SACActor
 from stable_baselines3.td3.policies import Actor
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from policies.actor import PopulationActor
+from policies.actor import PopulationActor, PopulationBody
+from policies.population import PopulationReadout
 from sb3_spiking.learning_rate import LearningRateScale
 from sb3_spiking.options import SpikingOptions
 
 
-class SpikingActor(Actor):
+class ScaledActor:
+    """An actor whose optimizer, once SB3 has set it, steps with `actor_lr_scale` times its rate."""
+
+    optimizer: Optimizer
+    options: SpikingOptions
+
+    def scale_learning_rate(self) -> None:
+        """Scale the rate of the optimizer that SB3 has set."""
+        LearningRateScale(self.options.actor_lr_scale).attach(self.optimizer)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Copies and unpickled actors keep the scaled rate: optimizers drop their hooks there."""
+        module: Any = super()
+        module.__setstate__(state)
+        if "optimizer" in self.__dict__:
+            self.scale_learning_rate()
+
+
+class SpikingActor(ScaledActor, Actor):
     """TD3's actor with a spiking network in place of the dense one.
 
     Args:
@@ -29,7 +50,6 @@ class SpikingActor(Actor):
     """
 
     mu: PopulationActor  # type: ignore[assignment]  # SB3's is an nn.Sequential with the same call
-    optimizer: Optimizer
 
     def __init__(
         self,
@@ -64,12 +84,67 @@ class SpikingActor(Actor):
         features = self.extract_features(observation, self.features_extractor)
         return self.mu(features, deterministic)  # type: ignore[no-any-return]  # nn.Module calls are Any
 
-    def scale_learning_rate(self) -> None:
-        """Make the optimizer, once SB3 has set it, step with `actor_lr_scale` times its rate."""
-        LearningRateScale(self.options.actor_lr_scale).attach(self.optimizer)
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Copies and unpickled actors keep the scaled rate: optimizers drop their hooks there."""
-        super().__setstate__(state)  # type: ignore[no-untyped-call]  # torch's
-        if "optimizer" in self.__dict__:
-            self.scale_learning_rate()
+class SpikingGaussianActor(ScaledActor):
+    """Put before the actor class of SAC, TQC or CrossQ: the Gaussian's parameters from spikes.
+
+    `latent_pi` maps features to the activity of the output populations [B, action_dim * P], `mu`
+    reads the mean from it, each action from its own population, and `log_std` the logarithm of the
+    standard deviation, each action from all populations; with gSDE the activity is what the noise
+    depends on. PopSAN reads the deviation from a dense network beside the spiking one.
+
+    Args:
+        net_arch: neurons of each hidden spiking layer; may be empty.
+        **kwargs: as in the dense actor class and in SpikingOptions.
+    """
+
+    def __init__(self, *, net_arch: list[int], **kwargs: Any) -> None:
+        dense: Any = super()
+        self.options, dense_kwargs = SpikingOptions.take_from(kwargs, dense.__init__)
+        # net_arch=[]: the dense network that SB3 builds here is replaced at once.
+        dense.__init__(net_arch=[], **dense_kwargs)
+        self.net_arch = net_arch
+        actor: Any = self  # the dense class's attributes are known at run time only
+        config = self.options.actor_config(net_arch, squash=False)
+        action_dim = get_action_dim(actor.action_space)
+        actor.latent_pi = PopulationBody(actor.features_dim, action_dim, config)
+        readout = PopulationReadout(action_dim, config.spike_steps, config.decoder)
+        size = action_dim * config.decoder.pop_size
+        if actor.use_sde:
+            _, actor.log_std = actor.action_dist.proba_distribution_net(
+                latent_dim=size, latent_sde_dim=size, log_std_init=actor.log_std_init
+            )
+            limit = actor.clip_mean
+            actor.mu = nn.Sequential(readout, nn.Hardtanh(-limit, limit)) if limit > 0 else readout
+        else:
+            actor.log_std = nn.Linear(size, action_dim)
+            actor.mu = readout
+
+    def get_action_dist_params(
+        self, obs: PyTorchObs, deterministic: bool = False
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Mean, log std and gSDE's latent of observations; `deterministic`: no Poisson draws."""
+        actor: Any = self
+        features = actor.extract_features(obs, actor.features_extractor)
+        activity = actor.latent_pi(features, deterministic)
+        if actor.use_sde:
+            return actor.mu(activity), actor.log_std, {"latent_sde": activity}
+        log_std = actor.log_std(activity).clamp(LOG_STD_MIN, LOG_STD_MAX)
+        return actor.mu(activity), log_std, {}
+
+    def forward(self, obs: PyTorchObs, deterministic: bool = False) -> Tensor:
+        """Squashed actions [B, action_dim]."""
+        actor: Any = self
+        mean, log_std, kwargs = self.get_action_dist_params(obs, deterministic)
+        action: Tensor = actor.action_dist.actions_from_params(
+            mean, log_std, deterministic=deterministic, **kwargs
+        )
+        return action
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        dense: Any = super()
+        return {**dense._get_constructor_parameters(), **self.options.as_kwargs()}
+
+
+class SpikingSACActor(SpikingGaussianActor, SACActor):
+    """SAC's actor with a spiking network in place of the dense one."""

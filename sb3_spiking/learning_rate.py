@@ -14,10 +14,12 @@ class LearningRateScale:
 
     Args:
         scale: factor on the rate that SB3 sets, > 0.
+        first_group: parameter groups before this one keep SB3's rate.
     """
 
-    def __init__(self, scale: float) -> None:
+    def __init__(self, scale: float, first_group: int = 0) -> None:
         self.scale = scale
+        self.first_group = first_group
         self._rates: list[Any] = []
 
     def attach(self, optimizer: Optimizer) -> None:
@@ -27,7 +29,7 @@ class LearningRateScale:
 
     def _before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         self._rates = [group["lr"] for group in optimizer.param_groups]
-        for group in optimizer.param_groups:
+        for group in optimizer.param_groups[self.first_group :]:
             group["lr"] = group["lr"] * self.scale
 
     def _after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:

@@ -1,7 +1,8 @@
 """The names under which Stable-Baselines3 finds the spiking policies."""
 
-from stable_baselines3 import TD3
+from stable_baselines3 import SAC, TD3
 
+from sb3_spiking.sac import SpikingSACCnnPolicy, SpikingSACMultiInputPolicy, SpikingSACPolicy
 from sb3_spiking.td3 import SpikingTD3CnnPolicy, SpikingTD3MultiInputPolicy, SpikingTD3Policy
 
 # Strings, not classes: each algorithm has a class of its own behind the same name. RL Zoo's dotted
@@ -11,10 +12,15 @@ SpikingPopMultiInputPolicy = "SpikingPopMultiInputPolicy"
 SpikingPopCnnPolicy = "SpikingPopCnnPolicy"
 
 
+_NAMES = (SpikingPopPolicy, SpikingPopMultiInputPolicy, SpikingPopCnnPolicy)
+
+
 def register() -> None:
     """Add the names to each algorithm; `import sb3_spiking` does it. A second call does nothing."""
     # DDPG shares TD3's table.
-    aliases = TD3.policy_aliases
-    aliases.setdefault(SpikingPopPolicy, SpikingTD3Policy)
-    aliases.setdefault(SpikingPopMultiInputPolicy, SpikingTD3MultiInputPolicy)
-    aliases.setdefault(SpikingPopCnnPolicy, SpikingTD3CnnPolicy)
+    for algorithm, policies in (
+        (TD3, (SpikingTD3Policy, SpikingTD3MultiInputPolicy, SpikingTD3CnnPolicy)),
+        (SAC, (SpikingSACPolicy, SpikingSACMultiInputPolicy, SpikingSACCnnPolicy)),
+    ):
+        for name, policy in zip(_NAMES, policies, strict=True):
+            algorithm.policy_aliases.setdefault(name, policy)

@@ -1,0 +1,41 @@
+"""Spiking policies for SAC: a spiking Gaussian actor beside SB3's own critics."""
+
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.type_aliases import Schedule
+from stable_baselines3.sac.policies import SACPolicy
+
+from sb3_spiking.actors import SpikingSACActor
+from sb3_spiking.mixin import DictInput, ImageInput, SpikingPolicyMixin
+
+
+class SpikingSACPolicy(SpikingPolicyMixin, SACPolicy):
+    """`"SpikingPopPolicy"` of SAC: population-coded spiking actor, dense critics.
+
+    Takes every keyword of SACPolicy with its meaning, and those of SpikingOptions. `net_arch` (or
+    its "pi" part) gives the hidden spiking layers; `activation_fn` applies to the critics only. The
+    actor's learning rate is `actor_lr_scale` times the algorithm's; the entropy coefficient keeps
+    the algorithm's.
+
+    Source: Tang et al. 2020 (PopSAN-SAC). Differs: the deviation is read from spikes too.
+    """
+
+    actor: SpikingSACActor
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        super()._build(lr_schedule)
+        self.actor.scale_learning_rate()
+
+    def make_actor(
+        self, features_extractor: BaseFeaturesExtractor | None = None
+    ) -> SpikingSACActor:
+        """Build the spiking actor."""
+        kwargs = self._update_features_extractor(self.actor_kwargs, features_extractor)
+        return SpikingSACActor(**kwargs, **self.options.as_kwargs()).to(self.device)
+
+
+class SpikingSACMultiInputPolicy(DictInput, SpikingSACPolicy):
+    """`"SpikingPopMultiInputPolicy"` of SAC: Dict observations, as MultiInputPolicy."""
+
+
+class SpikingSACCnnPolicy(ImageInput, SpikingSACPolicy):
+    """`"SpikingPopCnnPolicy"` of SAC: a dense CNN in front of the spiking actor."""
