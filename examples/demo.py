@@ -20,26 +20,25 @@ from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecEnv
+from torch import nn
 
 import sb3_spiking
-from policies import OperationCount, count_operations
+from policies import count_operations
 from sb3_spiking.actors import SpikingActor
 
 mpl.use("Agg")
-import itertools
 
 from matplotlib import pyplot as plt  # after the backend is chosen: no display needed
 
 ENV = "Pendulum-v1"
-EPISODES = 20
 
 
-def evaluate(model: TD3) -> tuple[float, float]:
-    """Mean and standard deviation of the return over EPISODES episodes, the same ones each time."""
+def evaluate(model: TD3, episodes: int) -> str:
+    """Mean and standard deviation of the return, over the same episodes each time."""
     returns, _ = evaluate_policy(
-        model, make_vec_env(ENV, seed=20_000), EPISODES, return_episode_rewards=True
+        model, make_vec_env(ENV, seed=20_000), episodes, return_episode_rewards=True
     )
-    return float(np.mean(returns)), float(np.std(returns))
+    return f"{np.mean(returns):.1f} (sd {np.std(returns):.1f})"
 
 
 def visited_observations(model: TD3, env: VecEnv, steps: int = 200) -> NDArray[np.float32]:
@@ -52,12 +51,6 @@ def visited_observations(model: TD3, env: VecEnv, steps: int = 200) -> NDArray[n
         action, _ = model.predict(obs, deterministic=True)
         obs, *_ = env.step(action)
     return np.concatenate(seen)
-
-
-def count(model: TD3) -> OperationCount:
-    """Operations per action on the observations that the policy visits."""
-    obs = visited_observations(model, make_vec_env(ENV, seed=30_000))
-    return count_operations(model.actor.mu, torch.as_tensor(obs))
 
 
 def draw_curve(evaluations: Path, path: Path) -> None:
@@ -74,23 +67,26 @@ def draw_curve(evaluations: Path, path: Path) -> None:
     plt.close(figure)
 
 
-def report(before: tuple[float, float], after: tuple[float, float], model: TD3) -> Table:
-    """The table that the demo prints."""
+def report(model: TD3) -> Table:
+    """Firing rates and operations per action, beside a dense actor of the same size."""
     actor = model.actor
     assert isinstance(actor, SpikingActor)
-    operations = count(model)
-    sizes = [actor.mu.encoder.obs_dim, *actor.net_arch, actor.mu.decoder.action_dim]
-    dense = sum(a * b for a, b in itertools.pairwise(sizes))
-    table = Table("measure", "value", title=f"TD3('SpikingPopPolicy', '{ENV}')")
-    table.add_row(
-        f"mean return before, {EPISODES} episodes", f"{before[0]:.1f} (sd {before[1]:.1f})"
-    )
-    table.add_row(f"mean return after, {EPISODES} episodes", f"{after[0]:.1f} (sd {after[1]:.1f})")
-    for name, rate in operations.firing_rates.items():
+    obs = torch.as_tensor(visited_observations(model, make_vec_env(ENV, seed=30_000)))
+    spiking = count_operations(actor.mu, obs)
+    dense_actor = TD3("MlpPolicy", ENV, buffer_size=1).actor.mu
+    dense = count_operations(dense_actor, obs)
+    products = sum(m.weight.numel() for m in dense_actor.modules() if isinstance(m, nn.Linear))
+
+    table = Table("measure", "value")
+    for name, rate in spiking.firing_rates.items():
         table.add_row(f"firing rate, {name}", f"{rate:.3f} spikes per neuron and step")
-    table.add_row("synaptic operations per action", f"{operations.accumulates:,.0f} accumulates")
-    table.add_row("", f"+ {operations.multiply_accumulates:,.0f} multiply-accumulates (coding)")
-    table.add_row(f"dense actor {sizes}, per action", f"{dense:,} multiply-accumulates")
+    table.add_row("synaptic operations per action", f"{spiking.accumulates:,.0f} accumulates")
+    table.add_row("", f"+ {spiking.multiply_accumulates:,.0f} multiply-accumulates (coding)")
+    table.add_row("dense actor, all products", f"{products:,} multiply-accumulates")
+    table.add_row(
+        "dense actor, zeros skipped*", f"{dense.multiply_accumulates:,.0f} multiply-accumulates"
+    )
+    table.caption = "* as in the spiking count; ReLU network at its initialization"
     return table
 
 
@@ -99,6 +95,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=8_000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--episodes", type=int, default=20, help="of each evaluation")
     parser.add_argument("--out", type=Path, default=Path("runs/demo"))
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
@@ -106,19 +103,23 @@ def main() -> None:
     model = TD3(
         "SpikingPopPolicy", ENV, seed=args.seed, tensorboard_log=str(args.out / "tensorboard")
     )
-    before = evaluate(model)
+    before = evaluate(model, args.episodes)
     watch = EvalCallback(
         make_vec_env(ENV, seed=10_000), n_eval_episodes=5, eval_freq=min(500, args.steps),
         log_path=str(args.out), verbose=0,
     )  # fmt: skip
     model.learn(args.steps, callback=watch, progress_bar=True)
-    after = evaluate(model)
+    after = evaluate(model, args.episodes)
 
     # Written beside and renamed: an interrupted save leaves no half file under the final name.
     model.save(args.out / "model.partial.zip")
     os.replace(args.out / "model.partial.zip", args.out / "model.zip")
     draw_curve(args.out / "evaluations.npz", args.out / "learning_curve.png")
-    Console().print(report(before, after, model))
+    table = report(model)
+    table.title = f"TD3('SpikingPopPolicy', '{ENV}')"
+    console = Console()
+    console.print(f"mean return over {args.episodes} episodes: before {before}, after {after}")
+    console.print(table)
     print(f"model {args.out / 'model.zip'}, curve {args.out / 'learning_curve.png'}")
     print(f"watch it: tensorboard --logdir {args.out / 'tensorboard'}")
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from policies.checks import fault_mark
 from policies.config import CurrentLIFConfig, NeuronConfig, PopulationActorConfig
 from policies.neurons import make_neuron
 from policies.normalizer import RunningNormalizer
@@ -36,15 +37,21 @@ class SpikingMLP(nn.Module):
         self.neurons = nn.ModuleList(make_neuron(neuron) for _ in sizes[1:])
 
     def forward(self, spikes_seq: Tensor) -> Tensor:
-        """Propagate a spike train through all layers."""
+        """Propagate a spike train through all layers.
+
+        Samples with a NaN or infinite membrane in any layer come out as NaN.
+        """
         if spikes_seq.dim() != 3:
             raise ValueError(
                 f"spikes_seq must be [T, B, N] (time first), got {tuple(spikes_seq.shape)}"
             )
+        fault: Tensor | float = 0.0
         for linear, neuron in zip(self.linears, self.neurons, strict=True):
             current_seq = linear(spikes_seq.flatten(0, 1))  # [T, B, in] -> [T * B, out]
-            spikes_seq, _ = neuron(current_seq.unflatten(0, spikes_seq.shape[:2]))
-        return spikes_seq
+            spikes_seq, state = neuron(current_seq.unflatten(0, spikes_seq.shape[:2]))
+            # A membrane that broke at any step is still broken after the last.
+            fault = fault + fault_mark(state.v)
+        return spikes_seq + fault
 
 
 class PopulationBody(nn.Module):
@@ -78,15 +85,16 @@ class PopulationBody(nn.Module):
         self.mlp = SpikingMLP(sizes, config.neuron)
 
     def spikes(self, obs: Tensor, deterministic: bool = False) -> Tensor:
-        """Spikes of the output neurons, [T, B, N].
+        """Spikes of the output neurons, [T, B, N]; NaN for samples with a NaN or infinite value.
 
         Args:
             obs: observations, [B, obs_dim].
             deterministic: no Poisson draws; see PopulationEncoder.
 
         Raises:
-            ValueError: if obs has another shape, or a value is NaN or infinite.
+            ValueError: if obs has another shape.
         """
+        obs = obs.to(self.encoder.mean.dtype)
         if self.normalizer is not None:
             if self.training:
                 self.normalizer.update(obs)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from typing import Literal, get_args
 
 from policies.surrogate import SURROGATES
@@ -30,19 +31,20 @@ def check_range(
         TypeError: if value is not a number.
         ValueError: if it is out of range or not finite.
     """
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number, got {value!r}")
-    too_low = value <= low if open_low else value < low
-    if too_low or value > high or not math.isfinite(value):
+    number = float(value)
+    too_low = number <= low if open_low else number < low
+    if too_low or number > high or not math.isfinite(number):
         bracket = "(" if open_low else "["
         raise ValueError(f"{name} must be in {bracket}{low:g}, {high:g}], got {value!r}")
 
 
 def check_count(name: str, value: object) -> None:
     """Raise unless value is an integer of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name} must be an integer, got {value!r}")
-    if value < 1:
+    if int(value) < 1:
         raise ValueError(f"{name} must be at least 1, got {value}")
 
 

@@ -34,6 +34,15 @@ class LayerCount:
     # spikes per neuron per spike step, in [0, 1]; None where nothing spikes
     firing_rate: float | None = None
 
+    def __add__(self, other: "LayerCount") -> "LayerCount":
+        """Counts of a layer that runs twice in one forward; its firing rate is the mean."""
+        rates = [rate for rate in (self.firing_rate, other.firing_rate) if rate is not None]
+        return LayerCount(
+            self.accumulates + other.accumulates,
+            self.multiply_accumulates + other.multiply_accumulates,
+            sum(rates) / len(rates) if rates else None,
+        )
+
 
 @dataclass(frozen=True)
 class OperationCount:
@@ -84,7 +93,9 @@ def count_operations(model: nn.Module, observations: Tensor) -> OperationCount:
             hook = _hook(name, counts, observations.shape[0])
             handles.append(module.register_forward_hook(hook))
     try:
-        with evaluating(model):
+        # Poisson encoders draw: measuring must not change a seeded run.
+        devices = [observations.device] if observations.device.type == "cuda" else []
+        with evaluating(model), torch.random.fork_rng(devices):
             model(observations)
     finally:
         for handle in handles:
@@ -107,7 +118,8 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 def _hook(name: str, counts: dict[str, LayerCount], samples: int) -> Hook:
     def hook(module: nn.Module, args: tuple[Tensor, ...], output: Output) -> None:
         spikes = output[0] if isinstance(output, tuple) else output
-        counts[name] = _count(module, args[0], spikes, samples)
+        count = _count(module, args[0], spikes, samples)
+        counts[name] = count + counts[name] if name in counts else count
 
     return hook
 

@@ -8,6 +8,8 @@ Numerics, a contract that every faster kernel must meet spike for spike:
     In the current-based neuron the input first passes i' = i_decay * i + x, and i' charges v.
 *   Each product and each sum is rounded on its own: no fused multiply-add.
 *   State starts at 0 and is float32 at least, also under autocast; spikes have the input's dtype.
+*   NaN stays: a membrane that became NaN or infinite is NaN or infinite after the last step, though
+    its spikes are 0 or 1; `SpikingMLP` and the encoder mark the spikes of such samples NaN.
 *   The gradient flows through the reset, d[v'(1 - s)]/dv' = (1 - s) - v' ds/dv', unless
     `detach_reset`; ds/dv' is the surrogate's.
 

@@ -3,23 +3,25 @@
 import torch
 from torch import Tensor, nn
 
-from policies.checks import check_features, check_finite
+from policies.checks import check_features
 
 # PopSAN's reference data: (obs - mean) / sqrt(var + EPS).
 EPS = 1e-8
-# Beyond this many samples old ones fade, so that float32 still resolves each update's share.
+# Beyond this many samples old ones fade: statistics keep following a policy that changes.
 MAX_COUNT = 1e7
 
 
 class RunningNormalizer(nn.Module):
     """z-score with running statistics, clipped: obs [B, obs_dim] -> [B, obs_dim] in [-clip, clip].
 
-    `forward` only reads the statistics: a sample's result does not depend on its batch. `update`
-    merges a batch into them; whoever trains the network calls it. Until the first update the
-    statistics are mean 0, variance 1.
+    `forward` only reads the statistics: a sample's result does not depend on its batch; NaN and
+    infinity come out as NaN. `update` merges a batch into them; whoever trains the network calls
+    it. Until the first update the statistics are mean 0, variance 1.
 
     The buffers are named `running_*`: Stable-Baselines3 copies buffers of that name from an actor
     to its target network. All are float32, the count too: that copy is a float operation.
+    `running_mean_error` is what rounding has kept out of the mean (Kahan summation): without it a
+    mean far from 0 would stop following once each batch's share is small.
 
     Args:
         obs_dim: number of features.
@@ -29,6 +31,7 @@ class RunningNormalizer(nn.Module):
     """
 
     running_mean: Tensor
+    running_mean_error: Tensor
     running_var: Tensor
     running_count: Tensor
 
@@ -36,6 +39,7 @@ class RunningNormalizer(nn.Module):
         super().__init__()
         self.clip = clip
         self.register_buffer("running_mean", torch.zeros(obs_dim))
+        self.register_buffer("running_mean_error", torch.zeros(obs_dim))
         self.register_buffer("running_var", torch.ones(obs_dim))
         self.register_buffer("running_count", torch.zeros(()))
 
@@ -43,35 +47,46 @@ class RunningNormalizer(nn.Module):
         """Normalize and clip.
 
         Raises:
-            ValueError: if obs has another shape than [B, obs_dim], or a value is NaN or infinite.
+            ValueError: if obs has another shape than [B, obs_dim].
         """
         check_features("observations", obs, self.running_mean.shape[0])
-        # Before the clip, which would turn infinity into an ordinary number.
-        check_finite("observations", obs)
         z = (obs - self.running_mean) / torch.sqrt(self.running_var + EPS)
-        return z.clamp(-self.clip, self.clip)
+        # The clip would turn infinity into an ordinary number; 0 * infinity is NaN.
+        return z.clamp(-self.clip, self.clip) + 0.0 * obs
 
     @torch.no_grad()
     def update(self, obs: Tensor) -> None:
         """Merge the mean and variance of obs [B, obs_dim] into the running statistics.
 
+        A batch with NaN, infinity or values whose squares overflow changes nothing, nor does an
+        empty one.
+
         Raises:
-            ValueError: if obs has another shape, a value is NaN or infinite, or so large that its
-                square is; the statistics are then as before.
+            ValueError: if obs has another shape.
         """
         check_features("observations", obs, self.running_mean.shape[0])
-        check_finite("observations", obs)
+        if obs.shape[0] == 0:
+            return
         obs = obs.to(self.running_mean.dtype)
         batch_var, batch_mean = torch.var_mean(obs, dim=0, correction=0)
         delta = batch_mean - self.running_mean
         share = obs.shape[0] / (self.running_count + obs.shape[0])
         var = self.running_var * (1.0 - share) + batch_var * share
         var = var + delta.square() * (share * (1.0 - share))
-        check_finite("the variance of observations", var.unsqueeze(0))
-        # In place: SB3 keeps references to these buffers.
-        self.running_mean.add_(delta * share)
-        self.running_var.copy_(var)
-        self.running_count.add_(obs.shape[0]).clamp_(max=MAX_COUNT)
+        step = delta * share + self.running_mean_error
+        mean = self.running_mean + step
+        count = (self.running_count + obs.shape[0]).clamp(max=MAX_COUNT)
+        # No branch on the data: it would wait for the device, and stop a compiled graph.
+        sound = torch.isfinite(var).all() & torch.isfinite(mean).all()
+        error = step - (mean - self.running_mean)
+        for buffer, value in (
+            (self.running_mean_error, error),
+            (self.running_mean, mean),
+            (self.running_var, var),
+            (self.running_count, count),
+        ):
+            # In place: SB3 keeps references to these buffers.
+            buffer.copy_(torch.where(sound, value, buffer))
 
     def extra_repr(self) -> str:
         """Show the sizes in print(module)."""

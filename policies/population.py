@@ -5,9 +5,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from policies.checks import check_features, check_finite
+from policies.checks import check_features, fault_mark
 from policies.config import DecoderConfig, EncoderConfig, LIFConfig
-from policies.functional import lif_sequence
+from policies.functional import lif_sequence, state_dtype
 from policies.surrogate import straight_through
 
 # Far below any useful width (fields start at 0.39): keeps a std that crosses 0 from dividing by 0.
@@ -53,10 +53,9 @@ class PopulationEncoder(nn.Module):
         """Responses of the receptive fields to obs [B, obs_dim]: [B, obs_dim * P], in [0, 1].
 
         Raises:
-            ValueError: if obs has another shape, or a value is NaN or infinite.
+            ValueError: if obs has another shape.
         """
         check_features("observations", obs, self.obs_dim)
-        check_finite("observations", obs)
         distance = obs.unsqueeze(-1) - self.mean  # [B, obs_dim, P]
         variance = self.std.square().clamp_min(MIN_VARIANCE)
         return torch.exp(-0.5 * distance.square() / variance).flatten(1)
@@ -65,18 +64,22 @@ class PopulationEncoder(nn.Module):
         """Encode a batch.
 
         Args:
-            obs: observations, [B, obs_dim], finite, about within the fields' range.
+            obs: observations, [B, obs_dim], about within the fields' range.
             deterministic: use the deterministic integrator in place of Poisson draws.
 
         Returns:
-            spikes [T, B, obs_dim * P]; for "analog" the activations.
+            spikes [T, B, obs_dim * P], NaN for samples with a NaN or infinite activation; for
+            "analog" the activations.
         """
-        activation_seq = self.activation(obs).expand(self.spike_steps, -1, -1)
+        activation = self.activation(obs)
+        activation_seq = activation.expand(self.spike_steps, -1, -1)
         if self.config.kind == "analog":
             return activation_seq
         if self.config.kind == "poisson" and not deterministic:
-            return straight_through(activation_seq, torch.rand_like(activation_seq))
-        return lif_sequence(activation_seq, None, self._integrator, straight_through)[0]
+            spikes_seq = straight_through(activation_seq, torch.rand_like(activation_seq))
+        else:
+            spikes_seq, _ = lif_sequence(activation_seq, None, self._integrator, straight_through)
+        return spikes_seq + fault_mark(activation)
 
     def extra_repr(self) -> str:
         """Show the settings in print(module)."""
@@ -89,9 +92,11 @@ def population_activity(spikes_seq: Tensor, config: DecoderConfig) -> Tensor:
     *   rate: spikes per spike step.
     *   membrane: a sum over steps in which older spikes have decayed by v_decay a step.
     """
+    steps = spikes_seq.shape[0]
+    dtype = state_dtype(spikes_seq.dtype)  # under autocast spikes may be bfloat16
     if config.kind == "rate":
-        return spikes_seq.sum(dim=0) / spikes_seq.shape[0]
-    kernel = _membrane_kernel(spikes_seq.shape[0], config.v_decay).to(spikes_seq)
+        return spikes_seq.sum(dim=0, dtype=dtype) / steps
+    kernel = _membrane_kernel(steps, config.v_decay).to(spikes_seq.device, dtype)
     return (kernel.view(-1, 1, 1) * spikes_seq).sum(dim=0)
 
 

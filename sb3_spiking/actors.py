@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from policies.actor import PopulationActor, PopulationBody
 from policies.population import PopulationReadout
 from sb3_spiking.learning_rate import LearningRateScale
+from sb3_spiking.observations import CheckedInput
 from sb3_spiking.options import SpikingOptions
 
 
@@ -35,8 +36,11 @@ class ScaledActor:
             self.scale_learning_rate()
 
 
-class SpikingActor(ScaledActor, Actor):
+class SpikingActor(CheckedInput, ScaledActor, Actor):
     """TD3's actor with a spiking network in place of the dense one.
+
+    In training mode (SB3 leaves it on after `learn`) each call moves the normalizer's statistics,
+    as batch normalization does; `predict` switches to evaluation mode first.
 
     Args:
         observation_space: observation space.
@@ -85,7 +89,7 @@ class SpikingActor(ScaledActor, Actor):
         return self.mu(features, deterministic)  # type: ignore[no-any-return]  # nn.Module calls are Any
 
 
-class SpikingGaussianActor(ScaledActor):
+class SpikingGaussianActor(CheckedInput, ScaledActor):
     """Put before the actor class of SAC, TQC or CrossQ: the Gaussian's parameters from spikes.
 
     `latent_pi` maps features to the activity of the output populations [B, action_dim * P], `mu`

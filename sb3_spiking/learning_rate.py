@@ -8,6 +8,9 @@ from typing import Any
 
 from torch.optim import Optimizer
 
+# The attribute that marks a scaled optimizer. Copies of optimizers drop it together with the hooks.
+_MARK = "_spiking_learning_rate_scale"
+
 
 class LearningRateScale:
     """Hooks that multiply an optimizer's rates by `scale` during each step, and only then.
@@ -20,18 +23,31 @@ class LearningRateScale:
     def __init__(self, scale: float, first_group: int = 0) -> None:
         self.scale = scale
         self.first_group = first_group
-        self._rates: list[Any] = []
+        # (SB3's rate, the scaled one) of each group while a step runs
+        self._rates: list[tuple[Any, Any]] = []
 
     def attach(self, optimizer: Optimizer) -> None:
-        """Act on each coming step of optimizer."""
-        optimizer.register_step_pre_hook(self._before)
-        optimizer.register_step_post_hook(self._after)
+        """Act on each coming step of optimizer; nothing if a scale acts on it already."""
+        if getattr(optimizer, _MARK, None) is None:
+            setattr(optimizer, _MARK, self)
+            optimizer.register_step_pre_hook(self._before)
+            optimizer.register_step_post_hook(self._after)
 
     def _before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        self._rates = [group["lr"] for group in optimizer.param_groups]
-        for group in optimizer.param_groups[self.first_group :]:
-            group["lr"] = group["lr"] * self.scale
+        self._restore(optimizer)
+        self._rates = [(group["lr"], group["lr"] * self.scale) for group in self._scaled(optimizer)]
+        for group, (_, scaled) in zip(self._scaled(optimizer), self._rates, strict=True):
+            group["lr"] = scaled
 
     def _after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        for group, rate in zip(optimizer.param_groups, self._rates, strict=True):
-            group["lr"] = rate
+        self._restore(optimizer)
+
+    def _restore(self, optimizer: Optimizer) -> None:
+        """Put back SB3's rates, also those that a step left scaled when it raised."""
+        for group, (rate, scaled) in zip(self._scaled(optimizer), self._rates, strict=False):
+            if group["lr"] == scaled:  # else SB3 has written a new one since
+                group["lr"] = rate
+        self._rates = []
+
+    def _scaled(self, optimizer: Optimizer) -> list[dict[str, Any]]:
+        return optimizer.param_groups[self.first_group :]

@@ -1,12 +1,17 @@
 """What every spiking policy shares: its keywords, its observation spaces, its saved parameters."""
 
-from typing import Any, ClassVar
+import inspect
+from typing import Any, ClassVar, NoReturn
 
+import numpy as np
+import torch
 from gymnasium import spaces
+from numpy.typing import NDArray
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.torch_layers import (
     BaseFeaturesExtractor,
     CombinedExtractor,
+    FlattenExtractor,
     NatureCNN,
 )
 
@@ -44,10 +49,15 @@ class SpikingPolicyMixin:
         dense_init: Any = super().__init__
         options, dense_kwargs = SpikingOptions.take_from(kwargs, dense_init)
         self._check_options(options)
-        if "features_extractor_class" not in dense_kwargs:
+        signature = inspect.signature(dense_init)
+        given = signature.bind_partial(observation_space, action_space, *args, **dense_kwargs)
+        extractor = given.arguments.get("features_extractor_class")
+        if extractor is None:
             self._check_observation_space(observation_space)
             if self.default_extractor is not None:
                 dense_kwargs["features_extractor_class"] = self.default_extractor
+        elif extractor is FlattenExtractor and isinstance(observation_space, spaces.Dict):
+            self._refuse_dict(observation_space)
         # SB3's constructor builds the networks, so they must find the options set.
         self.options = options
         dense_init(observation_space, action_space, *args, **dense_kwargs)
@@ -58,16 +68,40 @@ class SpikingPolicyMixin:
     def _check_observation_space(self, observation_space: spaces.Space[Any]) -> None:
         """Refuse spaces that a flat network cannot take, or would take in silence."""
         if isinstance(observation_space, spaces.Dict):
-            raise ValueError(
-                f"SpikingPopPolicy takes flat observations, got {observation_space}; "
-                "use 'SpikingPopMultiInputPolicy'"
-            )
+            self._refuse_dict(observation_space)
         if is_image_space(observation_space):
             raise ValueError(
                 f"SpikingPopPolicy would flatten the image {observation_space} into "
                 "one population per pixel; use 'SpikingPopCnnPolicy', or set "
                 "features_extractor_class in policy_kwargs"
             )
+
+    @staticmethod
+    def _refuse_dict(observation_space: spaces.Dict) -> NoReturn:
+        raise ValueError(
+            f"SpikingPopPolicy takes flat observations, got {observation_space}; "
+            "use 'SpikingPopMultiInputPolicy'"
+        )
+
+    def predict(
+        self, observation: Any, *args: Any, **kwargs: Any
+    ) -> tuple[NDArray[Any], tuple[NDArray[Any], ...] | None]:
+        """As SB3's; refuses actions that broken weights have made NaN.
+
+        Raises:
+            ValueError: if observations or actions are not finite.
+        """
+        dense: Any = super()
+        action, state = dense.predict(observation, *args, **kwargs)
+        if not np.isfinite(action).all():
+            policy: Any = self
+            broken = [n for n, p in policy.state_dict().items() if not torch.isfinite(p).all()]
+            raise ValueError(
+                f"the policy's action is NaN: {broken or 'no tensor'} of it holds NaN or infinity; "
+                "training has diverged or the file is damaged: go back to an earlier checkpoint "
+                "and lower the learning rate"
+            )
+        return action, state
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         dense: Any = super()
@@ -83,7 +117,7 @@ class DictInput:
         if not isinstance(observation_space, spaces.Dict):
             raise ValueError(
                 f"SpikingPopMultiInputPolicy takes Dict observations, got {observation_space}; "
-                "use 'SpikingPopPolicy'"
+                f"use 'SpikingPop{'Cnn' if is_image_space(observation_space) else ''}Policy'"
             )
 
 

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, Self, get_args
 
+import numpy as np
+
 from policies.config import (
     CurrentLIFConfig,
     DecoderConfig,
@@ -22,6 +24,11 @@ from policies.config import (
 NeuronKind = Literal["current_lif", "lif"]
 Matmul = Literal["float32"]
 Kernel = Literal["auto", "torch"]
+
+
+def _plain(value: Any) -> Any:
+    """A numpy scalar (from a sweep, say) as Python's own number: options are saved as they are."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +103,7 @@ class SpikingOptions:
                 raise TypeError(
                     f"unknown keyword {name!r} in policy_kwargs; did you mean one of {close}?"
                 )
-        options = cls(**{name: value for name, value in kwargs.items() if name in own})
+        options = cls(**{name: _plain(value) for name, value in kwargs.items() if name in own})
         return options, {name: value for name, value in kwargs.items() if name not in own}
 
     def as_kwargs(self) -> dict[str, Any]:

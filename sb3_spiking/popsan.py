@@ -63,6 +63,8 @@ def load_popsan(
     Source: Tang et al. 2020 (PopSAN), checkpoints of its repository.
     """
     path = Path(path)
+    if env is None:
+        raise ValueError("env must be an environment or its id, got None: it fixes the spaces")
     arrays = _read(path)
     weights = _rename(arrays, path)
     mean = _statistic(arrays, "obs_mean", obs_mean, path)
@@ -78,21 +80,48 @@ def load_popsan(
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    """Arrays by name, from .npz or .pt."""
+    """PopSAN's arrays by name, from .npz or .pt, whatever the file is called."""
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder; name the checkpoint file in it")
     if not path.is_file():
         raise FileNotFoundError(f"no PopSAN checkpoint at {path}")
     try:
-        if path.suffix == ".npz":
-            # Opened here: numpy leaves the file open when it turns out to be no archive.
-            with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-                return {name: torch.from_numpy(file[name]) for name in file.files}
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, ValueError, TypeError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
-        raise CheckpointError(f"{path} cannot be read as a PopSAN checkpoint: {error}") from error
-    except Exception as error:  # the weights-only unpickler raises pickle and struct errors alike
+        return _read_npz(path) if _is_npz(path) else _read_pt(path)
+    except CheckpointError:
+        raise
+    except Exception as error:  # numpy, zipfile, torch and its unpickler raise all kinds
         raise CheckpointError(
-            f"{path} is damaged, or holds more than tensors: {type(error).__name__}"
+            f"{path} cannot be read as a PopSAN checkpoint (.npz or .pt): it is damaged, of "
+            f"another kind, or holds more than arrays ({type(error).__name__}: {error})"
         ) from error
+
+
+def _is_npz(path: Path) -> bool:
+    if not zipfile.is_zipfile(path):
+        return path.suffix == ".npz"
+    with zipfile.ZipFile(path) as file:
+        return any(name.endswith(".npy") for name in file.namelist())
+
+
+def _is_needed(name: str) -> bool:
+    return name.startswith(("encoder.", "snn.", "decoder.", "popsan.", "obs_mean", "obs_var"))
+
+
+def _read_npz(path: Path) -> dict[str, Tensor]:
+    # Opened here: numpy leaves the file open when it turns out to be no archive.
+    with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+        arrays = {name: np.asarray(file[name]) for name in file.files if _is_needed(name)}
+        if not arrays:
+            raise CheckpointError(
+                f"{path} is no PopSAN checkpoint: it has {sorted(file.files)[:8]}"
+            )
+    # Into the machine's byte order, which is all that torch takes.
+    native = {name: a.astype(a.dtype.newbyteorder("=")) for name, a in arrays.items()}
+    return {name: torch.from_numpy(array) for name, array in native.items()}
+
+
+def _read_pt(path: Path) -> dict[str, Tensor]:
+    loaded = torch.load(path, map_location="cpu", weights_only=True)
     if not isinstance(loaded, Mapping) or not all(isinstance(v, Tensor) for v in loaded.values()):
         raise CheckpointError(f"{path} holds no state dict of tensors, got {type(loaded).__name__}")
     return dict(loaded)
@@ -128,8 +157,11 @@ def _rename(arrays: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
         )
     weights = {ours: arrays[prefix + theirs] for theirs, ours in names.items()}
     for name, value in weights.items():
-        if not value.is_floating_point() or not torch.isfinite(value).all():
-            raise CheckpointError(f"{path}: {name} must hold finite floating-point numbers")
+        # In float32, which is what will be used: a larger number is infinite there.
+        if not value.is_floating_point() or not torch.isfinite(value.float()).all():
+            raise CheckpointError(f"{path}: {name} must hold finite float32 numbers")
+    if (weights["encoder.std"] == 0).any():
+        raise CheckpointError(f"{path}: encoder.std must not be 0")
     # PopSAN keeps axes for batch and convolution: [1, obs_dim, P] and [action_dim, 1, P].
     for name in ("encoder.mean", "encoder.std", "decoder.weight"):
         axis = 0 if name.startswith("encoder") else 1
@@ -178,7 +210,11 @@ def _policy_kwargs(weights: dict[str, Tensor]) -> dict[str, Any]:
 
 
 def _free_kwargs(kwargs: dict[str, Any] | None) -> dict[str, Any]:
-    fixed = {"net_arch", "encoder_pop_size", "decoder_pop_size", "normalize_obs"}
+    # encoder_range is where PopSAN clips; the file's own fields replace those of encoder_std.
+    fixed = {
+        "net_arch", "encoder_pop_size", "decoder_pop_size", "normalize_obs", "encoder_range",
+        "encoder_std",
+    }  # fmt: skip
     clash = sorted(fixed & set(kwargs or {}))
     if clash:
         raise ValueError(f"policy_kwargs {clash} are given by the checkpoint; leave them out")

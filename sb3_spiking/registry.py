@@ -1,6 +1,9 @@
 """The names under which Stable-Baselines3 finds the spiking policies."""
 
+from typing import Any
+
 from stable_baselines3 import SAC, TD3
+from stable_baselines3.common.policies import BasePolicy
 
 from sb3_spiking.sac import SpikingSACCnnPolicy, SpikingSACMultiInputPolicy, SpikingSACPolicy
 from sb3_spiking.td3 import SpikingTD3CnnPolicy, SpikingTD3MultiInputPolicy, SpikingTD3Policy
@@ -18,9 +21,10 @@ _NAMES = (SpikingPopPolicy, SpikingPopMultiInputPolicy, SpikingPopCnnPolicy)
 def register() -> None:
     """Add the names to each algorithm; `import sb3_spiking` does it. A second call does nothing."""
     # DDPG shares TD3's table.
-    for algorithm, policies in (
+    families: list[tuple[Any, tuple[type[BasePolicy], ...]]] = [
         (TD3, (SpikingTD3Policy, SpikingTD3MultiInputPolicy, SpikingTD3CnnPolicy)),
         (SAC, (SpikingSACPolicy, SpikingSACMultiInputPolicy, SpikingSACCnnPolicy)),
-    ):
+    ]
+    for algorithm, policies in families:
         for name, policy in zip(_NAMES, policies, strict=True):
             algorithm.policy_aliases.setdefault(name, policy)

@@ -6,6 +6,7 @@ from stable_baselines3.sac.policies import SACPolicy
 
 from sb3_spiking.actors import SpikingSACActor
 from sb3_spiking.mixin import DictInput, ImageInput, SpikingPolicyMixin
+from sb3_spiking.observations import CheckedCritic
 
 
 class SpikingSACPolicy(SpikingPolicyMixin, SACPolicy):
@@ -31,6 +32,11 @@ class SpikingSACPolicy(SpikingPolicyMixin, SACPolicy):
         """Build the spiking actor."""
         kwargs = self._update_features_extractor(self.actor_kwargs, features_extractor)
         return SpikingSACActor(**kwargs, **self.options.as_kwargs()).to(self.device)
+
+    def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> CheckedCritic:
+        """Build SB3's critic; it refuses NaN and infinite observations."""
+        kwargs = self._update_features_extractor(self.critic_kwargs, features_extractor)
+        return CheckedCritic(**kwargs).to(self.device)
 
 
 class SpikingSACMultiInputPolicy(DictInput, SpikingSACPolicy):

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from sb3_spiking.actors import SpikingActor
 from sb3_spiking.mixin import DictInput, ImageInput, SpikingPolicyMixin
+from sb3_spiking.observations import CheckedCritic
 
 
 class SpikingTD3Policy(SpikingPolicyMixin, TD3Policy):
@@ -28,6 +29,11 @@ class SpikingTD3Policy(SpikingPolicyMixin, TD3Policy):
         """Build a spiking actor; SB3 calls it for the actor and for its target."""
         kwargs = self._update_features_extractor(self.actor_kwargs, features_extractor)
         return SpikingActor(**kwargs, **self.options.as_kwargs()).to(self.device)
+
+    def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> CheckedCritic:
+        """Build SB3's critic; it refuses NaN and infinite observations."""
+        kwargs = self._update_features_extractor(self.critic_kwargs, features_extractor)
+        return CheckedCritic(**kwargs).to(self.device)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
         return self.actor._predict(observation, deterministic)

@@ -1,5 +1,6 @@
 import copy
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -200,6 +201,74 @@ def test_a_sample_does_not_depend_on_its_batch(batch: int, threads: int) -> None
     assert difference <= 1e-6
     # PyTorch's float32 matmul may round differently by batch size; more than this is a fault.
     assert flips <= 1e-5 * spikes
+
+
+def fresh_actor(**config: Any) -> tuple[PopulationActor, torch.Tensor]:
+    torch.manual_seed(0)
+    actor = PopulationActor(3, 2, PopulationActorConfig(hidden_sizes=(16, 16), **config)).eval()
+    return actor, torch.randn(6, 3)
+
+
+def test_a_broken_weight_anywhere_reaches_the_output() -> None:
+    """Comparisons swallow NaN; without care an actor with NaN weights gives plausible actions."""
+    for name, _ in fresh_actor()[0].named_parameters():
+        actor, obs = fresh_actor()
+        with torch.no_grad():
+            actor.get_parameter(name).flatten()[0] = float("nan")
+        assert actor(obs).isnan().any(), name
+
+
+def test_a_broken_observation_reaches_its_own_action_only() -> None:
+    actor, obs = fresh_actor()
+    expected = actor(obs)
+    for bad in (float("nan"), float("inf"), -float("inf")):
+        broken = obs.clone()
+        broken[4, 1] = bad
+        action = actor(broken)
+        assert action[4].isnan().all()
+        assert torch.equal(action[[0, 1, 2, 3, 5]], expected[[0, 1, 2, 3, 5]])
+
+
+def test_the_normalizer_learns_before_it_is_used() -> None:
+    actor, obs = fresh_actor()
+    assert actor.normalizer is not None
+    obs = 40 + 7 * obs
+    expected = ((obs - obs.mean(0)) / obs.std(0, correction=0)).clamp(-3, 3)
+    seen = []
+    actor.encoder.register_forward_pre_hook(lambda _m, args: seen.append(args[0]))
+    actor.train()(obs)
+    torch.testing.assert_close(seen[0], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_normalizer_clips_at_the_encoders_range() -> None:
+    actor, _ = fresh_actor(encoder=EncoderConfig(field_range=2.0))
+    assert actor.normalizer is not None
+    assert actor.normalizer(torch.full((1, 3), 9.0)).tolist() == [[2.0] * 3]
+
+
+@pytest.mark.parametrize("kind", ["rate", "membrane"])
+def test_bfloat16_autocast_keeps_state_and_readout_in_float32(kind: str) -> None:
+    actor, obs = fresh_actor(decoder=DecoderConfig(kind=kind, v_decay=0.8))  # type: ignore[arg-type]  # parametrized
+    expected = actor(obs)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        action = actor(obs)
+    assert action.dtype == torch.float32
+    assert (action - expected).abs().max() < 0.3  # spikes flip, nothing breaks
+    action.sum().backward()
+    assert all(p.grad is not None for p in actor.parameters())
+
+
+def test_the_whole_graph_can_be_exported() -> None:
+    """No branch depends on data, so tracing and compiling need no graph break."""
+    actor, obs = fresh_actor()
+    exported = torch.export.export(actor, (obs,)).module()
+    assert torch.equal(exported(obs), actor(obs))
+
+
+def test_an_empty_batch_and_float64_observations() -> None:
+    actor, obs = fresh_actor()
+    assert actor.train()(obs[:0]).shape == (0, 2)
+    assert torch.equal(actor.eval()(obs.double()), actor(obs))
 
 
 def test_two_actors_do_not_disturb_each_other() -> None:

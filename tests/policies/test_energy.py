@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from policies.actor import PopulationActor, SpikingMLP
-from policies.config import DecoderConfig, PopulationActorConfig
+from policies.config import DecoderConfig, EncoderConfig, PopulationActorConfig
 from policies.energy import count_operations
 
 
@@ -80,6 +80,39 @@ def test_population_actor_by_its_spikes(kind: str) -> None:
         assert count.layers["decoder"].accumulates == pytest.approx(out.sum().item() / 16)
     assert list(count.firing_rates) == ["encoder", "mlp.neurons.0", "mlp.neurons.1"]
     assert count.firing_rates["mlp.neurons.1"] == pytest.approx(out.mean().item())
+
+
+def test_analog_activations_are_products_and_no_spikes() -> None:
+    config = PopulationActorConfig(hidden_sizes=(8,), encoder=EncoderConfig(kind="analog"))
+    count = count_operations(PopulationActor(3, 2, config), torch.randn(4, 3))
+    assert "encoder" not in count.firing_rates
+    # Far fields answer with an exact 0 in float32, so "at most".
+    assert 0 < count.layers["mlp.linears.0"].multiply_accumulates <= 5 * 30 * 8
+    assert count.layers["mlp.linears.0"].accumulates == 0
+
+
+def test_zeroed_readout_weights_do_not_count() -> None:
+    torch.manual_seed(0)
+    actor = PopulationActor(3, 2, PopulationActorConfig(hidden_sizes=()))
+    with torch.no_grad():
+        actor.decoder.weight.zero_()
+    count = count_operations(actor, torch.randn(4, 3))
+    assert count.layers["decoder"].multiply_accumulates == 0
+    assert count.firing_rates["mlp.neurons.0"] > 0
+
+
+def test_counting_leaves_no_trace() -> None:
+    actor = PopulationActor(3, 2, PopulationActorConfig(encoder=EncoderConfig(kind="poisson")))
+    before = torch.get_rng_state()
+    count_operations(actor, torch.randn(4, 3, generator=torch.Generator().manual_seed(0)))
+    assert torch.equal(before, torch.get_rng_state())
+    assert all(not module._forward_hooks for module in actor.modules())
+
+
+def test_a_layer_that_runs_twice_counts_twice() -> None:
+    layer = nn.Linear(3, 4)
+    count = count_operations(nn.Sequential(layer, nn.Linear(4, 3), layer), torch.ones(2, 3) / 2)
+    assert count.layers["0"].multiply_accumulates == 24
 
 
 def test_the_actors_statistics_stay_as_they_were() -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.sb3_spiking.envs import FaultyEnv
+from tests.sb3_spiking.envs import ACTION, DICT, FaultyEnv, TinyEnv
 from tests.sb3_spiking.test_td3 import make, weights
 
 OPTIONS: list[tuple[dict[str, Any], type[Exception], str]] = [
@@ -65,17 +65,32 @@ def test_predict_refuses_non_finite_observations_and_changes_nothing(bad: float)
     np.testing.assert_array_equal(model.predict(np.zeros((6, 3), np.float32))[0], expected)
 
 
+@pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("at", [5, 15])
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_learning_stops_at_non_finite_observations(bad: float, at: int) -> None:
-    """Whether the network acts on it, or meets it first in a replay batch."""
-    starts = 10
-    model = make(FaultyEnv(bad, at), learning_starts=starts, batch_size=256, policy_delay=1)
+def test_learning_stops_at_non_finite_observations(bad: float, at: int, seed: int) -> None:
+    """Whether a network acts on it or meets it in a small replay batch, nothing has broken."""
+    model = make(FaultyEnv(bad, at), learning_starts=10, batch_size=4, seed=seed)
     with pytest.raises(ValueError, match=r"observations must be finite.*feature 1"):
-        model.learn(20)
-    assert all(
-        torch.isfinite(value).all() for name, value in weights(model).items() if "actor" in name
-    )
+        model.learn(100)
+    assert all(torch.isfinite(value).all() for value in weights(model).values())
+    assert np.isfinite(model.predict(np.zeros((1, 3), np.float32))[0]).all()
+
+
+def test_broken_dict_observations_name_their_key() -> None:
+    model = make(TinyEnv(DICT, ACTION), "SpikingPopMultiInputPolicy")
+    obs = {"a": np.zeros((2, 3), np.float32), "b": np.full((2, 2), np.nan, np.float32)}
+    with pytest.raises(ValueError, match=r"observations\['b'\] must be finite"):
+        model.predict(obs)
+
+
+@pytest.mark.parametrize("name", ["mu.encoder.std", "mu.mlp.linears.1.weight", "mu.decoder.bias"])
+def test_broken_weights_are_named(name: str) -> None:
+    model = make()
+    with torch.no_grad():
+        model.actor.get_parameter(name).fill_(float("nan"))
+    with pytest.raises(ValueError, match=rf"action is NaN: \['actor.{name}'\].*earlier checkpoint"):
+        model.predict(np.zeros((2, 3), np.float32))
 
 
 @pytest.mark.parametrize("shape", [(4,), (2,), (5, 4), (1, 1, 3)])

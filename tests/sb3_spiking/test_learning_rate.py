@@ -47,14 +47,12 @@ def test_effective_rate_over_a_schedule() -> None:
     """SB3 writes schedule(progress) before each train(); the actor must use 0.3 of it each time."""
     model = make(learning_rate=lambda progress: 1e-2 * progress, policy_delay=1)
     used: list[tuple[float, float]] = []
-    step = model.actor.optimizer.step
     # Inside the wrapped step the rate is what the optimizer will use.
     inner = model.actor.optimizer.register_step_pre_hook(
         lambda optimizer, args, kwargs: used.append(
             (optimizer.param_groups[0]["lr"], model.critic.optimizer.param_groups[0]["lr"])
         )
     )
-    assert step is not None
     model.learn(100)
     inner.remove()
     assert len(used) == 80
@@ -90,6 +88,26 @@ def test_copies_and_loaded_models_keep_the_scale(tmp_path: Path) -> None:
         assert biggest_adam_step(other, 0.01) == pytest.approx(0.001, rel=1e-2)
     actor = pickle.loads(pickle.dumps(model.actor))
     assert len(actor.optimizer._optimizer_step_pre_hooks) == 1
+
+
+def test_shallow_copies_and_failed_steps_do_not_scale_twice() -> None:
+    model = make(policy_kwargs={"actor_lr_scale": 0.1})
+    copy.copy(model.actor)  # shares the optimizer
+    assert biggest_adam_step(model, 0.01) == pytest.approx(0.001, rel=1e-2)
+    optimizer = model.actor.optimizer
+
+    def fail() -> float:
+        raise RuntimeError("closure")
+
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="closure"):
+            optimizer.step(fail)
+    before = [p.detach().clone() for p in model.actor.parameters()]
+    optimizer.state.clear()
+    optimizer.step()  # without a new rate from SB3
+    changes = zip(model.actor.parameters(), before, strict=True)
+    assert max((p - b).abs().max().item() for p, b in changes) == pytest.approx(0.001, rel=1e-2)
+    assert optimizer.param_groups[0]["lr"] == 0.01
 
 
 def test_adamw_and_sgd_are_scaled_too() -> None:

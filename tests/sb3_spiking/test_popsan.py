@@ -125,6 +125,8 @@ CHANGES: dict[str, Callable[[Arrays], Arrays]] = {
     "strings": lambda a: {"obs_var": np.array(["a", "b", "c"])},
     "objects": lambda a: {"obs_var": np.array([{}, {}, {}], dtype=object)},
     "other_env": doubled,
+    "too_large": lambda a: {"snn.out_pop_layer.bias": np.full(8, 1e300)},
+    "zero_std": lambda a: {"encoder.std": np.zeros((1, 3, 4), np.float32)},
 }
 
 
@@ -141,7 +143,7 @@ def damaged(kind: str) -> Arrays:
 DAMAGE = {
     "missing": "lacks.*encoder.std",
     "nan": "mlp.linears.0.weight must hold finite",
-    "integers": "mlp.linears.2.bias must hold finite floating-point",
+    "integers": "mlp.linears.2.bias must hold finite float32",
     "layer_shape": r"mlp.linears.1.weight must have shape \(12, 16\), got \(12, 15\)",
     "bias_shape": r"mlp.linears.1.bias must have shape \(12,\), got \(11,\)",
     "encoder_axes": r"encoder.mean has shape \(3, 4\)",
@@ -152,6 +154,8 @@ DAMAGE = {
     "strings": "cannot be read",
     "objects": "cannot be read.*allow_pickle",
     "foreign": r"is no PopSAN checkpoint.*it has \['w'\]",
+    "too_large": "mlp.linears.2.bias must hold finite float32",
+    "zero_std": "encoder.std must not be 0",
     "other_env": "for 6 observation dimensions, the environment has 3",
 }
 
@@ -240,9 +244,27 @@ def test_a_good_file_looks_up_no_pickled_class(checkpoint: Path) -> None:
     assert seen  # the hook does see pickles
 
 
+def test_unused_arrays_byte_order_and_names_do_not_matter(checkpoint: Path, tmp_path: Path) -> None:
+    arrays: Arrays = {n: a.astype(a.dtype.newbyteorder(">")) for n, a in small_checkpoint().items()}
+    arrays |= {"note": np.array("trained in 2020"), "when": np.array("2020-01-01", "datetime64")}
+    save(tmp_path / "odd.npz", arrays).rename(tmp_path / "odd.checkpoint")
+    obs = np.random.default_rng(0).standard_normal((50, 3)).astype(np.float32)
+    expected = load(checkpoint).predict(obs)[0]
+    np.testing.assert_array_equal(load(tmp_path / "odd.checkpoint").predict(obs)[0], expected)
+
+
+def test_no_environment_and_a_folder_are_named(checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="env must be an environment"):
+        sb3_spiking.load_popsan(checkpoint, None)  # type: ignore[arg-type]  # on purpose
+    with pytest.raises(sb3_spiking.CheckpointError, match="is a folder"):
+        load(tmp_path)
+
+
 def test_what_the_file_determines_cannot_be_set(checkpoint: Path) -> None:
     with pytest.raises(ValueError, match=r"\['net_arch', 'normalize_obs'\] are given"):
         load(checkpoint, policy_kwargs={"net_arch": [5], "normalize_obs": False})
+    with pytest.raises(ValueError, match=r"\['encoder_range', 'encoder_std'\] are given"):
+        load(checkpoint, policy_kwargs={"encoder_range": 1.0, "encoder_std": 0.1})
     model = load(checkpoint, policy_kwargs={"actor_lr_scale": 0.1})
     assert model.policy.options.actor_lr_scale == 0.1
 
@@ -257,14 +279,17 @@ def test_published_actor_through_sb3() -> None:
     expected = popsan_parameters(file)
     assert all(torch.equal(actor.state_dict()[name], value) for name, value in expected.items())
     obs, _ = env.reset(seed=0)
-    for n in range(256):
-        action, _ = model.predict(obs, deterministic=True)
-        assert actor.normalizer is not None
-        z = actor.normalizer(torch.as_tensor(obs, dtype=torch.float32)[None])
-        if n == 0:
-            np.testing.assert_allclose(z[0], file["traj_obs"][0], atol=2e-6)
-            np.testing.assert_allclose(action, file["traj_action"][0], atol=2e-6)
-        obs, *_ = env.step(action)
+    action, _ = model.predict(obs, deterministic=True)
+    assert actor.normalizer is not None
+    z = actor.normalizer(torch.as_tensor(obs, dtype=torch.float32)[None])
+    np.testing.assert_allclose(z[0], file["traj_obs"][0], atol=2e-6)
+    np.testing.assert_allclose(action, file["traj_action"][0], atol=2e-6)
+    # The rest of the trajectory from its normalized observations, which lie within the clip.
+    raw = file["traj_obs"] * np.sqrt(file["obs_var"] + 1e-8) + file["obs_mean"]
+    actions, _ = model.predict(raw, deterministic=True)
+    error = np.abs(actions - file["traj_action"]).max(axis=1)
+    # Undoing the normalization costs a rounding, which may flip a spike here and there.
+    assert np.mean(error < 1e-5) > 0.97
 
 
 @needs_popsan

@@ -1,0 +1,52 @@
+"""Observations are checked where Stable-Baselines3 hands them to a network."""
+
+from typing import Any
+
+import torch
+from stable_baselines3.common.policies import ContinuousCritic
+from stable_baselines3.common.type_aliases import PyTorchObs
+from torch import Tensor
+
+
+def check_finite_observations(obs: PyTorchObs) -> None:
+    """Raise ValueError if an observation holds NaN or infinity; the message names where.
+
+    Args:
+        obs: [B, ...], or a dict of such tensors.
+    """
+    if isinstance(obs, dict):
+        for key, value in obs.items():
+            _check(f"observations[{key!r}]", value)
+    else:
+        _check("observations", obs)
+
+
+def _check(name: str, x: Tensor) -> None:
+    finite = torch.isfinite(x)
+    if finite.all():
+        return
+    where = (~finite).flatten(1).any(dim=0).nonzero().flatten().tolist()
+    shown = ", ".join(map(str, where[:8])) + (", ..." if len(where) > 8 else "")
+    raise ValueError(
+        f"{name} must be finite, got NaN or infinity in feature {shown} "
+        f"({int((~finite).sum())} of {x.numel()} values); check the environment's output"
+    )
+
+
+class CheckedInput:
+    """Put before an SB3 network: its observations are checked before it computes anything.
+
+    A replay batch can hold a broken observation that no actor has seen; checked critics refuse it
+    before their optimizer steps.
+    """
+
+    def extract_features(self, obs: PyTorchObs, *args: Any) -> Tensor:
+        """As SB3's, after the check."""
+        check_finite_observations(obs)
+        network: Any = super()
+        features: Tensor = network.extract_features(obs, *args)
+        return features
+
+
+class CheckedCritic(CheckedInput, ContinuousCritic):
+    """SB3's dense critic, which refuses NaN and infinite observations."""
