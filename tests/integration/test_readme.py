@@ -37,6 +37,11 @@ def test_the_table_of_keywords_is_complete() -> None:
     }
 
 
+def test_nothing_is_left_to_fill_in() -> None:
+    assert "@@" not in README
+    assert "TODO" not in README
+
+
 def test_make_targets_exist() -> None:
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"^make ([a-z-]+)", README, re.MULTILINE):
