@@ -72,7 +72,9 @@ class PopulationBody(nn.Module):
         super().__init__()
         self.config = config = PopulationActorConfig() if config is None else config
         self.normalizer = (
-            RunningNormalizer(obs_dim, clip=config.encoder.field_range)
+            RunningNormalizer(
+                obs_dim, clip=config.encoder.field_range, deferred=config.defer_normalizer
+            )
             if config.normalize
             else None
         )

@@ -153,6 +153,8 @@ class PopulationActorConfig:
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     # a running z-score in front of the encoder, clipped to the encoder's range
     normalize: bool = True
+    # the z-score learns only between training phases; see RunningNormalizer
+    defer_normalizer: bool = False
     # tanh on the decoded values, so that they lie in [-1, 1]
     squash: bool = True
 

@@ -1,5 +1,7 @@
 """A running z-score that puts raw observations inside the encoder's receptive fields."""
 
+from typing import Any, Self
+
 import torch
 from torch import Tensor, nn
 
@@ -26,6 +28,7 @@ class RunningNormalizer(nn.Module):
     Args:
         obs_dim: number of features.
         clip: bound of the result, > 0; the range of the encoder's receptive fields.
+        deferred: take updates in at the next switch to evaluation mode.
 
     Source: Chan, Golub, LeVeque 1983 (merging moments); Tang et al. 2020 (PopSAN: clip at 3).
     """
@@ -35,13 +38,17 @@ class RunningNormalizer(nn.Module):
     running_var: Tensor
     running_count: Tensor
 
-    def __init__(self, obs_dim: int, clip: float = 3.0) -> None:
+    def __init__(self, obs_dim: int, clip: float = 3.0, deferred: bool = False) -> None:
         super().__init__()
         self.clip = clip
-        self.register_buffer("running_mean", torch.zeros(obs_dim))
-        self.register_buffer("running_mean_error", torch.zeros(obs_dim))
-        self.register_buffer("running_var", torch.ones(obs_dim))
-        self.register_buffer("running_count", torch.zeros(()))
+        self.deferred = deferred
+        # True also at the start: a loaded state may bring pending statistics.
+        self._may_be_pending = deferred
+        for kind in ("running", "pending") if deferred else ("running",):
+            self.register_buffer(f"{kind}_mean", torch.zeros(obs_dim))
+            self.register_buffer(f"{kind}_mean_error", torch.zeros(obs_dim))
+            self.register_buffer(f"{kind}_var", torch.ones(obs_dim))
+            self.register_buffer(f"{kind}_count", torch.zeros(()))
 
     def forward(self, obs: Tensor) -> Tensor:
         """Normalize and clip.
@@ -69,21 +76,44 @@ class RunningNormalizer(nn.Module):
             return
         obs = obs.to(self.running_mean.dtype)
         batch_var, batch_mean = torch.var_mean(obs, dim=0, correction=0)
-        delta = batch_mean - self.running_mean
-        share = obs.shape[0] / (self.running_count + obs.shape[0])
-        var = self.running_var * (1.0 - share) + batch_var * share
+        batch_count = torch.full_like(self.running_count, obs.shape[0])
+        self._merge("pending" if self.deferred else "running", batch_mean, batch_var, batch_count)
+        self._may_be_pending = self.deferred
+
+    @torch.no_grad()
+    def train(self, mode: bool = True) -> Self:
+        """Switch the mode; a deferred normalizer takes its updates in when training ends."""
+        super().train(mode)
+        if not mode and self._may_be_pending:
+            mean, var, count = (self.get_buffer(f"pending_{n}") for n in ("mean", "var", "count"))
+            self._merge("running", mean, var, count)
+            count.zero_()
+            self._may_be_pending = False
+        return self
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._may_be_pending = self.deferred
+
+    def _merge(self, kind: str, batch_mean: Tensor, batch_var: Tensor, batch_count: Tensor) -> None:
+        """Merge moments of `batch_count` samples; nothing changes if the result is not finite."""
+        old_mean, old_error, old_var, old_count = (
+            self.get_buffer(f"{kind}_{name}") for name in ("mean", "mean_error", "var", "count")
+        )
+        delta = batch_mean - old_mean
+        share = batch_count / (old_count + batch_count)
+        var = old_var * (1.0 - share) + batch_var * share
         var = var + delta.square() * (share * (1.0 - share))
-        step = delta * share + self.running_mean_error
-        mean = self.running_mean + step
-        count = (self.running_count + obs.shape[0]).clamp(max=MAX_COUNT)
+        step = delta * share + old_error
+        mean = old_mean + step
+        count = (old_count + batch_count).clamp(max=MAX_COUNT)
         # No branch on the data: it would wait for the device, and stop a compiled graph.
         sound = torch.isfinite(var).all() & torch.isfinite(mean).all()
-        error = step - (mean - self.running_mean)
         for buffer, value in (
-            (self.running_mean_error, error),
-            (self.running_mean, mean),
-            (self.running_var, var),
-            (self.running_count, count),
+            (old_error, step - (mean - old_mean)),
+            (old_mean, mean),
+            (old_var, var),
+            (old_count, count),
         ):
             # In place: SB3 keeps references to these buffers.
             buffer.copy_(torch.where(sound, value, buffer))

@@ -14,7 +14,9 @@ from stable_baselines3.common.torch_layers import (
     FlattenExtractor,
     NatureCNN,
 )
+from stable_baselines3.common.type_aliases import PyTorchObs
 
+from sb3_spiking.observations import check_finite_observations
 from sb3_spiking.options import SpikingOptions
 
 
@@ -82,6 +84,13 @@ class SpikingPolicyMixin:
             f"SpikingPopPolicy takes flat observations, got {observation_space}; "
             "use 'SpikingPopMultiInputPolicy'"
         )
+
+    def obs_to_tensor(self, observation: Any) -> tuple[PyTorchObs, bool]:
+        """As SB3's, for `predict`; refuses NaN and infinity."""
+        dense: Any = super()
+        obs, vectorized = dense.obs_to_tensor(observation)
+        check_finite_observations(obs)
+        return obs, vectorized
 
     def predict(
         self, observation: Any, *args: Any, **kwargs: Any

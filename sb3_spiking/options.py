@@ -122,7 +122,9 @@ class SpikingOptions:
             return LIFConfig(**common)
         return CurrentLIFConfig(i_decay=self.i_decay, **common)
 
-    def actor_config(self, net_arch: list[int], *, squash: bool = True) -> PopulationActorConfig:
+    def actor_config(
+        self, net_arch: list[int], *, squash: bool = True, defer_normalizer: bool = False
+    ) -> PopulationActorConfig:
         """The core's settings for an actor with these hidden layers."""
         return PopulationActorConfig(
             hidden_sizes=tuple(net_arch),
@@ -136,5 +138,6 @@ class SpikingOptions:
             neuron=self.neuron_config(),
             decoder=DecoderConfig(pop_size=self.decoder_pop_size, kind=self.decoder),
             normalize=self.normalize_obs,
+            defer_normalizer=defer_normalizer,
             squash=squash,
         )

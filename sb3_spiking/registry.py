@@ -2,9 +2,15 @@
 
 from typing import Any
 
-from stable_baselines3 import SAC, TD3
+from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
 from stable_baselines3.common.policies import BasePolicy
 
+from sb3_spiking.dqn import SpikingDQNCnnPolicy, SpikingDQNMultiInputPolicy, SpikingDQNPolicy
+from sb3_spiking.on_policy import (
+    SpikingActorCriticCnnPolicy,
+    SpikingActorCriticMultiInputPolicy,
+    SpikingActorCriticPolicy,
+)
 from sb3_spiking.sac import SpikingSACCnnPolicy, SpikingSACMultiInputPolicy, SpikingSACPolicy
 from sb3_spiking.td3 import SpikingTD3CnnPolicy, SpikingTD3MultiInputPolicy, SpikingTD3Policy
 
@@ -15,6 +21,11 @@ SpikingPopMultiInputPolicy = "SpikingPopMultiInputPolicy"
 SpikingPopCnnPolicy = "SpikingPopCnnPolicy"
 
 
+_ACTOR_CRITIC: tuple[type[BasePolicy], ...] = (
+    SpikingActorCriticPolicy,
+    SpikingActorCriticMultiInputPolicy,
+    SpikingActorCriticCnnPolicy,
+)
 _NAMES = (SpikingPopPolicy, SpikingPopMultiInputPolicy, SpikingPopCnnPolicy)
 
 
@@ -23,6 +34,9 @@ def register() -> None:
     # DDPG shares TD3's table.
     families: list[tuple[Any, tuple[type[BasePolicy], ...]]] = [
         (TD3, (SpikingTD3Policy, SpikingTD3MultiInputPolicy, SpikingTD3CnnPolicy)),
+        (PPO, _ACTOR_CRITIC),
+        (A2C, _ACTOR_CRITIC),
+        (DQN, (SpikingDQNPolicy, SpikingDQNMultiInputPolicy, SpikingDQNCnnPolicy)),
         (SAC, (SpikingSACPolicy, SpikingSACMultiInputPolicy, SpikingSACCnnPolicy)),
     ]
     for algorithm, policies in families:

@@ -27,7 +27,7 @@ class TinyEnv(gym.Env[Any, Any]):
         return self.observation_space.sample(), {}
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
-        assert self.action_space.contains(np.asarray(action, dtype=np.float32)), action
+        assert self.action_space.contains(np.asarray(action, dtype=self.action_space.dtype)), action
         self.steps += 1
         reward = -float(np.abs(action).mean())
         return self.observation_space.sample(), reward, False, self.steps >= 20, {}

@@ -1,0 +1,126 @@
+"""Spiking policies for PPO, A2C and their kin: a spiking actor beside SB3's own value network."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.preprocessing import get_action_dim
+from stable_baselines3.common.type_aliases import Schedule
+from torch import nn
+
+from policies.actor import PopulationBody
+from policies.population import PopulationReadout
+from sb3_spiking.learning_rate import LearningRateScale
+from sb3_spiking.mixin import DictInput, ImageInput, SpikingPolicyMixin
+from sb3_spiking.observations import CheckedInput
+from sb3_spiking.options import SpikingOptions
+
+# What SB3 multiplies the action network's first weights by when ortho_init is set.
+ACTION_GAIN = 0.01
+
+
+def number_of_values(space: spaces.Space[Any]) -> int:
+    """Values that an action distribution of this space reads: means, or logits."""
+    if isinstance(space, spaces.Discrete):
+        return int(space.n)
+    if isinstance(space, spaces.MultiDiscrete):
+        return int(np.sum(space.nvec))
+    return get_action_dim(space)
+
+
+class SpikingActorCritic(CheckedInput, SpikingPolicyMixin):
+    """Put before an ActorCriticPolicy: spiking body and readout in place of its policy network.
+
+    `mlp_extractor.policy_net` maps features to the activity of the output populations, and
+    `action_net` reads a mean or logit from each population. With gSDE that activity is what the
+    noise depends on. The value network is SB3's.
+
+    An update must see each observation as its rollout did, or the probability ratio would not start
+    at 1: the normalizer takes in new statistics between them only, and Poisson encoding is refused.
+    """
+
+    def _check_options(self, options: SpikingOptions) -> None:
+        if options.encoder == "poisson":
+            raise ValueError(
+                "encoder='poisson' draws anew in each forward, so on-policy algorithms would "
+                "compare the probabilities of two different networks; use 'deterministic' or "
+                "'analog'"
+            )
+
+    def _build_mlp_extractor(self) -> None:
+        policy: Any = self
+        dense: Any = super()
+        dense._build_mlp_extractor()
+        arch = (
+            policy.net_arch.get("pi", []) if isinstance(policy.net_arch, dict) else policy.net_arch
+        )
+        config = self.options.actor_config(arch, squash=False, defer_normalizer=True)
+        values = number_of_values(policy.action_space)
+        body = PopulationBody(policy.features_dim, values, config).to(policy.device)
+        policy.mlp_extractor.policy_net = body
+        policy.mlp_extractor.latent_dim_pi = values * config.decoder.pop_size
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        policy: Any = self
+        dense: Any = super()
+        dense._build(lr_schedule)
+        body: PopulationBody = policy.mlp_extractor.policy_net
+        if policy.ortho_init:
+            # SB3 has made the spiking layers orthogonal too, without biases: many would be silent.
+            for linear in body.mlp.linears:
+                assert isinstance(linear, nn.Linear)
+                linear.reset_parameters()
+        decoder = body.config.decoder
+        readout = PopulationReadout(
+            number_of_values(policy.action_space), body.config.spike_steps, decoder
+        ).to(policy.device)
+        if policy.ortho_init:
+            with torch.no_grad():
+                readout.weight.mul_(ACTION_GAIN)
+                readout.bias.zero_()
+        policy.action_net = readout
+        self._make_optimizer(lr_schedule)
+
+    def _make_optimizer(self, lr_schedule: Schedule) -> None:
+        """SB3's optimizer with the spiking parameters in a group of their own."""
+        policy: Any = self
+        spiking = [*policy.mlp_extractor.policy_net.parameters(), *policy.action_net.parameters()]
+        own = {id(parameter) for parameter in spiking}
+        dense = [parameter for parameter in policy.parameters() if id(parameter) not in own]
+        groups = [{"params": dense}, {"params": spiking}]
+        policy.optimizer = policy.optimizer_class(
+            groups, lr=lr_schedule(1), **policy.optimizer_kwargs
+        )
+        self._scale_learning_rate()
+
+    def _scale_learning_rate(self) -> None:
+        policy: Any = self
+        LearningRateScale(self.options.actor_lr_scale, first_group=1).attach(policy.optimizer)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Copies keep the scaled rate: optimizers drop their hooks there."""
+        module: Any = super()
+        module.__setstate__(state)
+        self._scale_learning_rate()
+
+
+class SpikingActorCriticPolicy(SpikingActorCritic, ActorCriticPolicy):
+    """`"SpikingPopPolicy"` of PPO, A2C and TRPO: population-coded spiking actor, dense values.
+
+    Takes every keyword of ActorCriticPolicy with its meaning, and those of SpikingOptions.
+    `net_arch` (or its "pi" part) gives the hidden spiking layers; `activation_fn` and the
+    orthogonal part of `ortho_init` apply to the dense networks only. The actor's learning rate is
+    `actor_lr_scale` times the algorithm's.
+
+    Source: Tang et al. 2020 (PopSAN-PPO). Differs: no tanh on the mean, as SB3 clips actions.
+    """
+
+
+class SpikingActorCriticMultiInputPolicy(DictInput, SpikingActorCriticPolicy):
+    """`"SpikingPopMultiInputPolicy"`: Dict observations, as MultiInputPolicy."""
+
+
+class SpikingActorCriticCnnPolicy(ImageInput, SpikingActorCriticPolicy):
+    """`"SpikingPopCnnPolicy"`: a dense CNN in front of the spiking actor."""
