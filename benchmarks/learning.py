@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from stable_baselines3 import DDPG, SAC, TD3
+from stable_baselines3 import A2C, DDPG, PPO, SAC, TD3
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
@@ -21,7 +21,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 import sb3_spiking
 
 Curve = list[tuple[int, float, float]]
-ALGORITHMS = {"td3": TD3, "ddpg": DDPG, "sac": SAC}
+ALGORITHMS = {"a2c": A2C, "ddpg": DDPG, "ppo": PPO, "sac": SAC, "td3": TD3}
 
 
 class CurveCallback(BaseCallback):

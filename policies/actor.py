@@ -57,8 +57,9 @@ class SpikingMLP(nn.Module):
 class PopulationBody(nn.Module):
     """Everything of a population-coded actor but its readout: obs [B, obs_dim] -> activity [B, N].
 
-    N = action_dim * P output neurons. In training mode each call first merges its batch into the
-    normalizer's statistics, as batch normalization does; the result never uses batch statistics.
+    N = action_dim * P output neurons. In training mode and with gradients on, each call first
+    merges its batch into the normalizer's statistics, much as batch normalization does; the result
+    never uses batch statistics.
 
     Args:
         obs_dim: observation dimensions, >= 1.
@@ -98,7 +99,8 @@ class PopulationBody(nn.Module):
         """
         obs = obs.to(self.encoder.mean.dtype)
         if self.normalizer is not None:
-            if self.training:
+            # Without gradients nothing learns: SAC asks its actor in training mode for targets.
+            if self.training and torch.is_grad_enabled():
                 self.normalizer.update(obs)
             obs = self.normalizer(obs)
         spikes: Tensor = self.mlp(self.encoder(obs, deterministic))
@@ -133,4 +135,5 @@ class PopulationActor(PopulationBody):
             values [B, action_dim], in [-1, 1] if the config squashes.
         """
         values: Tensor = self.decoder(self.spikes(obs, deterministic))
+        values = values + fault_mark(values)  # tanh would make infinity 1
         return torch.tanh(values) if self.config.squash else values

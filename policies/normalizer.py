@@ -59,7 +59,7 @@ class RunningNormalizer(nn.Module):
         check_features("observations", obs, self.running_mean.shape[0])
         z = (obs - self.running_mean) / torch.sqrt(self.running_var + EPS)
         # The clip would turn infinity into an ordinary number; 0 * infinity is NaN.
-        return z.clamp(-self.clip, self.clip) + 0.0 * obs
+        return z.clamp(-self.clip, self.clip) + 0.0 * (obs + self.running_mean + self.running_var)
 
     @torch.no_grad()
     def update(self, obs: Tensor) -> None:

@@ -58,7 +58,9 @@ class PopulationEncoder(nn.Module):
         check_features("observations", obs, self.obs_dim)
         distance = obs.unsqueeze(-1) - self.mean  # [B, obs_dim, P]
         variance = self.std.square().clamp_min(MIN_VARIANCE)
-        return torch.exp(-0.5 * distance.square() / variance).flatten(1)
+        activation = torch.exp(-0.5 * distance.square() / variance)
+        # Infinitely far or wide fields would answer with an ordinary 0 or 1; 0 * infinity is NaN.
+        return (activation + 0.0 * (distance + self.std).detach()).flatten(1)
 
     def forward(self, obs: Tensor, deterministic: bool = False) -> Tensor:
         """Encode a batch.

@@ -13,8 +13,8 @@ from torch.optim import Optimizer
 
 from policies.actor import PopulationActor, PopulationBody
 from policies.population import PopulationReadout
+from sb3_spiking.faults import CheckedInput, check_finite_output
 from sb3_spiking.learning_rate import LearningRateScale
-from sb3_spiking.observations import CheckedInput
 from sb3_spiking.options import SpikingOptions
 
 
@@ -132,9 +132,13 @@ class SpikingGaussianActor(CheckedInput, ScaledActor):
         features = actor.extract_features(obs, actor.features_extractor)
         activity = actor.latent_pi(features, deterministic)
         if actor.use_sde:
-            return actor.mu(activity), actor.log_std, {"latent_sde": activity}
-        log_std = actor.log_std(activity).clamp(LOG_STD_MIN, LOG_STD_MAX)
-        return actor.mu(activity), log_std, {}
+            mean, log_std = actor.mu(activity), actor.log_std
+            check_finite_output(actor, activity, mean, log_std)
+            return mean, log_std, {"latent_sde": activity}
+        mean, log_std = actor.mu(activity), actor.log_std(activity)
+        # Before the clamp and SB3's tanh, which would turn infinity into an ordinary number.
+        check_finite_output(actor, mean, log_std)
+        return mean, log_std.clamp(LOG_STD_MIN, LOG_STD_MAX), {}
 
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> Tensor:
         """Squashed actions [B, action_dim]."""

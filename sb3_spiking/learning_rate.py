@@ -45,7 +45,7 @@ class LearningRateScale:
     def _restore(self, optimizer: Optimizer) -> None:
         """Put back SB3's rates, also those that a step left scaled when it raised."""
         for group, (rate, scaled) in zip(self._scaled(optimizer), self._rates, strict=False):
-            if group["lr"] == scaled:  # else SB3 has written a new one since
+            if group["lr"] is scaled:  # else SB3 has written a new one since, perhaps equal
                 group["lr"] = rate
         self._rates = []
 

@@ -3,7 +3,6 @@
 import inspect
 from typing import Any, ClassVar, NoReturn
 
-import numpy as np
 import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
@@ -16,7 +15,7 @@ from stable_baselines3.common.torch_layers import (
 )
 from stable_baselines3.common.type_aliases import PyTorchObs
 
-from sb3_spiking.observations import check_finite_observations
+from sb3_spiking.faults import check_finite_observations, check_finite_output
 from sb3_spiking.options import SpikingOptions
 
 
@@ -55,6 +54,7 @@ class SpikingPolicyMixin:
         given = signature.bind_partial(observation_space, action_space, *args, **dense_kwargs)
         extractor = given.arguments.get("features_extractor_class")
         if extractor is None:
+            dense_kwargs.pop("features_extractor_class", None)
             self._check_observation_space(observation_space)
             if self.default_extractor is not None:
                 dense_kwargs["features_extractor_class"] = self.default_extractor
@@ -102,14 +102,8 @@ class SpikingPolicyMixin:
         """
         dense: Any = super()
         action, state = dense.predict(observation, *args, **kwargs)
-        if not np.isfinite(action).all():
-            policy: Any = self
-            broken = [n for n, p in policy.state_dict().items() if not torch.isfinite(p).all()]
-            raise ValueError(
-                f"the policy's action is NaN: {broken or 'no tensor'} of it holds NaN or infinity; "
-                "training has diverged or the file is damaged: go back to an earlier checkpoint "
-                "and lower the learning rate"
-            )
+        policy: Any = self
+        check_finite_output(policy, torch.as_tensor(action))
         return action, state
 
     def _get_constructor_parameters(self) -> dict[str, Any]:

@@ -8,13 +8,13 @@ from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.type_aliases import Schedule
-from torch import nn
+from torch import Tensor, nn
 
 from policies.actor import PopulationBody
 from policies.population import PopulationReadout
+from sb3_spiking.faults import CheckedInput, check_finite_output
 from sb3_spiking.learning_rate import LearningRateScale
 from sb3_spiking.mixin import DictInput, ImageInput, SpikingPolicyMixin
-from sb3_spiking.observations import CheckedInput
 from sb3_spiking.options import SpikingOptions
 
 # What SB3 multiplies the action network's first weights by when ortho_init is set.
@@ -82,6 +82,13 @@ class SpikingActorCritic(CheckedInput, SpikingPolicyMixin):
                 readout.bias.zero_()
         policy.action_net = readout
         self._make_optimizer(lr_schedule)
+
+    def _get_action_dist_from_latent(self, latent_pi: Tensor) -> Any:
+        policy: Any = self
+        dense: Any = super()
+        # torch's distributions refuse NaN too, but name neither weights nor remedy.
+        check_finite_output(policy, policy.action_net(latent_pi))
+        return dense._get_action_dist_from_latent(latent_pi)
 
     def _make_optimizer(self, lr_schedule: Schedule) -> None:
         """SB3's optimizer with the spiking parameters in a group of their own."""

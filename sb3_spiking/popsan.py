@@ -122,9 +122,14 @@ def _read_npz(path: Path) -> dict[str, Tensor]:
 
 def _read_pt(path: Path) -> dict[str, Tensor]:
     loaded = torch.load(path, map_location="cpu", weights_only=True)
-    if not isinstance(loaded, Mapping) or not all(isinstance(v, Tensor) for v in loaded.values()):
+    if not isinstance(loaded, Mapping) or not all(isinstance(name, str) for name in loaded):
         raise CheckpointError(f"{path} holds no state dict of tensors, got {type(loaded).__name__}")
-    return dict(loaded)
+    arrays = {name: value for name, value in loaded.items() if _is_needed(name)}
+    for name, value in arrays.items():
+        plain = isinstance(value, Tensor) and value.layout == torch.strided
+        if not plain or value.device.type != "cpu":
+            raise CheckpointError(f"{path}: {name} must be a dense tensor")
+    return arrays
 
 
 def _statistic(
@@ -136,6 +141,8 @@ def _statistic(
         raise CheckpointError(
             f"{path} has no {name}; pass {name}= (PopSAN keeps it in a separate mean_var file)"
         )
+    if not arrays[name].is_floating_point():
+        raise CheckpointError(f"{path}: {name} must hold floating-point numbers")
     return arrays[name].float().flatten()
 
 
@@ -160,7 +167,7 @@ def _rename(arrays: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
         # In float32, which is what will be used: a larger number is infinite there.
         if not value.is_floating_point() or not torch.isfinite(value.float()).all():
             raise CheckpointError(f"{path}: {name} must hold finite float32 numbers")
-    if (weights["encoder.std"] == 0).any():
+    if (weights["encoder.std"].float() == 0).any():
         raise CheckpointError(f"{path}: encoder.std must not be 0")
     # PopSAN keeps axes for batch and convolution: [1, obs_dim, P] and [action_dim, 1, P].
     for name in ("encoder.mean", "encoder.std", "decoder.weight"):
@@ -173,6 +180,9 @@ def _rename(arrays: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
 
 def _check_chain(weights: dict[str, Tensor], mean: Tensor, var: Tensor, path: Path) -> None:
     """The shapes must make a network, from the statistics to the decoder."""
+    empty = [name for name, value in weights.items() if value.numel() == 0]
+    if empty:
+        raise CheckpointError(f"{path}: {empty} are empty")
     obs_dim, pop = weights["encoder.mean"].shape
     width = obs_dim * pop
     expected: dict[str, tuple[int, ...]] = {"encoder.std": (obs_dim, pop)}

@@ -2,10 +2,9 @@
 
 from typing import Any
 
-from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
+from stable_baselines3 import A2C, PPO, SAC, TD3
 from stable_baselines3.common.policies import BasePolicy
 
-from sb3_spiking.dqn import SpikingDQNCnnPolicy, SpikingDQNMultiInputPolicy, SpikingDQNPolicy
 from sb3_spiking.on_policy import (
     SpikingActorCriticCnnPolicy,
     SpikingActorCriticMultiInputPolicy,
@@ -36,7 +35,6 @@ def register() -> None:
         (TD3, (SpikingTD3Policy, SpikingTD3MultiInputPolicy, SpikingTD3CnnPolicy)),
         (PPO, _ACTOR_CRITIC),
         (A2C, _ACTOR_CRITIC),
-        (DQN, (SpikingDQNPolicy, SpikingDQNMultiInputPolicy, SpikingDQNCnnPolicy)),
         (SAC, (SpikingSACPolicy, SpikingSACMultiInputPolicy, SpikingSACCnnPolicy)),
     ]
     for algorithm, policies in families:

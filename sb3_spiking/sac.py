@@ -5,8 +5,8 @@ from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.sac.policies import SACPolicy
 
 from sb3_spiking.actors import SpikingSACActor
+from sb3_spiking.faults import CheckedCritic
 from sb3_spiking.mixin import DictInput, ImageInput, SpikingPolicyMixin
-from sb3_spiking.observations import CheckedCritic
 
 
 class SpikingSACPolicy(SpikingPolicyMixin, SACPolicy):

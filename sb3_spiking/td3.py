@@ -6,8 +6,8 @@ from stable_baselines3.td3.policies import TD3Policy
 from torch import Tensor
 
 from sb3_spiking.actors import SpikingActor
+from sb3_spiking.faults import CheckedCritic
 from sb3_spiking.mixin import DictInput, ImageInput, SpikingPolicyMixin
-from sb3_spiking.observations import CheckedCritic
 
 
 class SpikingTD3Policy(SpikingPolicyMixin, TD3Policy):

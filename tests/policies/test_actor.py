@@ -209,17 +209,25 @@ def fresh_actor(**config: Any) -> tuple[PopulationActor, torch.Tensor]:
     return actor, torch.randn(6, 3)
 
 
-def test_a_broken_weight_anywhere_reaches_the_output() -> None:
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("kind", ["deterministic", "poisson", "analog"])
+def test_a_broken_weight_anywhere_reaches_the_output(bad: float, kind: str) -> None:
     """Comparisons swallow NaN; without care an actor with NaN weights gives plausible actions."""
-    for name, _ in fresh_actor()[0].named_parameters():
-        actor, obs = fresh_actor()
+    config: dict[str, Any] = {"encoder": EncoderConfig(kind=kind)}  # type: ignore[arg-type]  # parametrized
+    for name, value in fresh_actor(**config)[0].state_dict().items():
+        if name.endswith(("mean_error", "count")):
+            continue  # not used by a forward
+        actor, obs = fresh_actor(**config)
         with torch.no_grad():
-            actor.get_parameter(name).flatten()[0] = float("nan")
+            actor.state_dict()[name].view(-1)[0] = bad
+        assert value.isfinite().all()
         assert actor(obs).isnan().any(), name
 
 
-def test_a_broken_observation_reaches_its_own_action_only() -> None:
-    actor, obs = fresh_actor()
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("kind", ["deterministic", "analog"])
+def test_a_broken_observation_reaches_its_own_action_only(normalize: bool, kind: str) -> None:
+    actor, obs = fresh_actor(normalize=normalize, encoder=EncoderConfig(kind=kind))  # type: ignore[arg-type]  # parametrized
     expected = actor(obs)
     for bad in (float("nan"), float("inf"), -float("inf")):
         broken = obs.clone()
@@ -238,6 +246,14 @@ def test_the_normalizer_learns_before_it_is_used() -> None:
     actor.encoder.register_forward_pre_hook(lambda _m, args: seen.append(args[0]))
     actor.train()(obs)
     torch.testing.assert_close(seen[0], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_normalizer_learns_with_gradients_only() -> None:
+    actor, obs = fresh_actor()
+    assert actor.normalizer is not None
+    with torch.no_grad():
+        actor.train()(obs)
+    assert actor.normalizer.running_count.item() == 0
 
 
 def test_the_normalizer_clips_at_the_encoders_range() -> None:

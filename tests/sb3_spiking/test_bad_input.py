@@ -89,7 +89,9 @@ def test_broken_weights_are_named(name: str) -> None:
     model = make()
     with torch.no_grad():
         model.actor.get_parameter(name).fill_(float("nan"))
-    with pytest.raises(ValueError, match=rf"action is NaN: \['actor.{name}'\].*earlier checkpoint"):
+    with pytest.raises(
+        ValueError, match=rf"output is NaN or infinite: \['actor.{name}'\].*earlier checkpoint"
+    ):
         model.predict(np.zeros((2, 3), np.float32))
 
 

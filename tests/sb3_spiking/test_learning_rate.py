@@ -108,6 +108,10 @@ def test_shallow_copies_and_failed_steps_do_not_scale_twice() -> None:
     changes = zip(model.actor.parameters(), before, strict=True)
     assert max((p - b).abs().max().item() for p, b in changes) == pytest.approx(0.001, rel=1e-2)
     assert optimizer.param_groups[0]["lr"] == 0.01
+    # A rate that SB3 writes after a failed step counts, though it equals the scaled one.
+    with pytest.raises(RuntimeError, match="closure"):
+        optimizer.step(fail)
+    assert biggest_adam_step(model, float("0.001")) == pytest.approx(0.0001, rel=1e-2)
 
 
 def test_adamw_and_sgd_are_scaled_too() -> None:

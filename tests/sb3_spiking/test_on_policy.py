@@ -295,6 +295,15 @@ def test_same_seed_same_run() -> None:
     assert all(torch.equal(value, again[name]) for name, value in first.items())
 
 
+@pytest.mark.parametrize("name", ["action_net.weight", "mlp_extractor.policy_net.encoder.mean"])
+def test_broken_weights_are_named(name: str) -> None:
+    model = make()
+    with torch.no_grad():
+        model.policy.get_parameter(name).fill_(float("inf"))
+    with pytest.raises(ValueError, match=rf"output is NaN or infinite: \['{name}'\]"):
+        model.predict(OBS)
+
+
 def test_broken_observations_stop_learning_before_harm() -> None:
     model = make(A2C, FaultyEnv(np.nan, 5))
     with pytest.raises(ValueError, match=r"observations must be finite.*feature 1"):

@@ -199,6 +199,19 @@ def test_other_kinds_of_file(tmp_path: Path) -> None:
     torch.save([1, 2, 3], tmp_path / "list.pt")
     with pytest.raises(sb3_spiking.CheckpointError, match="no state dict of tensors, got list"):
         load(tmp_path / "list.pt")
+    good = {name: torch.from_numpy(value) for name, value in small_checkpoint().items()}
+    odd: list[tuple[dict[Any, Any], str]] = [
+        ({**good, 3: torch.zeros(1)}, "no state dict"),
+        ({**good, "encoder.mean": good["encoder.mean"].to_sparse()}, "must be a dense tensor"),
+        ({**good, "encoder.mean": good["encoder.mean"].to("meta")}, "must be a dense tensor"),
+        ({**good, "obs_mean": good["obs_mean"] * 1j}, "obs_mean must hold floating-point"),
+        ({**good, "encoder.std": good["encoder.std"].double() * 1e-300}, "std must not be 0"),
+        ({**good, "encoder.mean": torch.zeros(1, 3, 0)}, r"\['encoder.mean'\] are empty"),
+    ]
+    for state, message in odd:
+        torch.save(state, tmp_path / "odd.pt")
+        with pytest.raises(sb3_spiking.CheckpointError, match=message):
+            load(tmp_path / "odd.pt")
     with zipfile.ZipFile(tmp_path / "other.npz", "w") as file:
         file.writestr("readme.txt", "not an array")
     with pytest.raises(sb3_spiking.CheckpointError):

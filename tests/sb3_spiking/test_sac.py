@@ -12,6 +12,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch.optim import Optimizer
 
 from policies.actor import PopulationBody
+from policies.normalizer import RunningNormalizer
+from policies.population import PopulationReadout
 from sb3_spiking.sac import SpikingSACPolicy
 from tests.common import run_python
 from tests.sb3_spiking.envs import (
@@ -148,12 +150,62 @@ def test_actor_rate_is_scaled_and_the_entropy_coefficients_is_not() -> None:
     assert [rate for _, rate in seen] == pytest.approx([1e-2, 1e-3])
 
 
+def test_statistics_learn_once_an_update_and_from_its_observations_only() -> None:
+    """SAC asks the actor in training mode for targets too; next observations are not for it."""
+    model = make()
+    model.learn(30)
+    normalizer = model.actor.latent_pi.normalizer
+    assert isinstance(normalizer, RunningNormalizer)
+    assert normalizer.running_count.item() == 16 * model._n_updates
+
+
+def test_deviation_and_mean_are_clipped_as_in_sb3() -> None:
+    obs = torch.as_tensor(OBS[:4])
+    model = make()
+    with torch.no_grad():
+        bias = model.actor.get_parameter("log_std.bias")
+        bias.fill_(100.0)
+        assert (model.actor.get_action_dist_params(obs)[1] == 2).all()
+        bias.fill_(-100.0)
+        assert (model.actor.get_action_dist_params(obs)[1] == -20).all()
+    for clip, expected in ((1.5, 1.5), (0.0, 100.0)):
+        model = make(use_sde=True, policy_kwargs={"clip_mean": clip})
+        for module in model.actor.mu.modules():
+            if isinstance(module, PopulationReadout):
+                with torch.no_grad():
+                    module.weight.zero_()
+                    module.bias.fill_(100.0)
+        assert (model.actor.get_action_dist_params(obs)[0] == expected).all()
+
+
+def test_gsde_noise_trains_the_spiking_body() -> None:
+    model = make(use_sde=True)
+    latent = model.actor.get_action_dist_params(torch.as_tensor(OBS))[2]["latent_sde"]
+    latent.square().sum().backward()
+    for name, parameter in model.actor.latent_pi.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["mu.weight", "log_std.weight", "latent_pi.encoder.std"])
+def test_broken_weights_are_named(name: str, bad: float) -> None:
+    model = make()
+    with torch.no_grad():
+        model.actor.get_parameter(name).fill_(bad)
+    message = rf"output is NaN or infinite: \['{name}'\].*earlier checkpoint"
+    with pytest.raises(ValueError, match=message):
+        model.predict(OBS, deterministic=True)
+
+
 def test_broken_observations_stop_learning_before_harm() -> None:
     for seed in range(4):
         model = make(FaultyEnv(np.nan, 5), learning_starts=10, batch_size=4, seed=seed)
         with pytest.raises(ValueError, match=r"observations must be finite.*feature 1"):
             model.learn(100)
         assert all(torch.isfinite(v).all() for v in model.policy.state_dict().values())
+        assert model.log_ent_coef is not None
+        assert torch.isfinite(model.log_ent_coef)
 
 
 def test_options_of_another_algorithm_are_named() -> None:

@@ -485,6 +485,12 @@ def test_a_users_extractor_for_dicts_is_used() -> None:
     assert isinstance(made.actor.features_extractor, Own)
 
 
+def test_an_extractor_of_none_means_the_default() -> None:
+    make(policy_kwargs={"features_extractor_class": None})
+    kwargs = {"features_extractor_class": None}
+    make(TinyEnv(DICT, ACTION), "SpikingPopMultiInputPolicy", policy_kwargs=kwargs)
+
+
 def test_the_class_itself_can_be_passed() -> None:
     make(policy=SpikingTD3Policy).learn(40)
 

@@ -1,11 +1,11 @@
-"""Observations are checked where Stable-Baselines3 hands them to a network."""
+"""Broken numbers are named where Stable-Baselines3 hands them in and takes them out."""
 
 from typing import Any
 
 import torch
 from stable_baselines3.common.policies import ContinuousCritic
 from stable_baselines3.common.type_aliases import PyTorchObs
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def check_finite_observations(obs: PyTorchObs) -> None:
@@ -25,11 +25,28 @@ def _check(name: str, x: Tensor) -> None:
     finite = torch.isfinite(x)
     if finite.all():
         return
-    where = (~finite).flatten(1).any(dim=0).nonzero().flatten().tolist()
+    where = (~finite).reshape(x.shape[0], -1).any(dim=0).nonzero().flatten().tolist()
     shown = ", ".join(map(str, where[:8])) + (", ..." if len(where) > 8 else "")
     raise ValueError(
         f"{name} must be finite, got NaN or infinity in feature {shown} "
         f"({int((~finite).sum())} of {x.numel()} values); check the environment's output"
+    )
+
+
+def check_finite_output(network: nn.Module, *values: Tensor) -> None:
+    """Raise ValueError if a network gives NaN or infinity for sound observations.
+
+    Args:
+        network: where the weights are looked through for the culprit.
+        *values: what the network gave.
+    """
+    if all(bool(torch.isfinite(value).all()) for value in values):
+        return
+    broken = [name for name, w in network.state_dict().items() if not torch.isfinite(w).all()]
+    raise ValueError(
+        f"the policy's output is NaN or infinite: {broken or 'none'} of its tensors hold such "
+        "values; training has diverged or the file is damaged: go back to an earlier checkpoint "
+        "and lower the learning rate"
     )
 
 
