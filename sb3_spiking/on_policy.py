@@ -114,7 +114,7 @@ class SpikingActorCritic(CheckedInput, SpikingPolicyMixin):
 
 
 class SpikingActorCriticPolicy(SpikingActorCritic, ActorCriticPolicy):
-    """`"SpikingPopPolicy"` of PPO, A2C and TRPO: population-coded spiking actor, dense values.
+    """`"SpikingPopPolicy"` of PPO and A2C: population-coded spiking actor, dense values.
 
     Takes every keyword of ActorCriticPolicy with its meaning, and those of SpikingOptions.
     `net_arch` (or its "pi" part) gives the hidden spiking layers; `activation_fn` and the
