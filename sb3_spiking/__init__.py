@@ -23,7 +23,10 @@ if find_spec("stable_baselines3") is None:
 
 from sb3_spiking.popsan import CheckpointError, load_popsan  # after the checks
 from sb3_spiking.registry import (  # after the checks
+    SpikingPopCnnLstmPolicy,
     SpikingPopCnnPolicy,
+    SpikingPopLstmPolicy,
+    SpikingPopMultiInputLstmPolicy,
     SpikingPopMultiInputPolicy,
     SpikingPopPolicy,
     register,
@@ -33,7 +36,10 @@ register()
 
 __all__ = [
     "CheckpointError",
+    "SpikingPopCnnLstmPolicy",
     "SpikingPopCnnPolicy",
+    "SpikingPopLstmPolicy",
+    "SpikingPopMultiInputLstmPolicy",
     "SpikingPopMultiInputPolicy",
     "SpikingPopPolicy",
     "load_popsan",

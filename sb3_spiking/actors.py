@@ -9,34 +9,15 @@ from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN
 from stable_baselines3.sac.policies import Actor as SACActor
 from stable_baselines3.td3.policies import Actor
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from policies.actor import PopulationActor, PopulationBody
 from policies.population import PopulationReadout
 from sb3_spiking.faults import CheckedInput, check_finite_output
-from sb3_spiking.learning_rate import LearningRateScale
+from sb3_spiking.learning_rate import ScaledOptimizer
 from sb3_spiking.options import SpikingOptions
 
 
-class ScaledActor:
-    """An actor whose optimizer, once SB3 has set it, steps with `actor_lr_scale` times its rate."""
-
-    optimizer: Optimizer
-    options: SpikingOptions
-
-    def scale_learning_rate(self) -> None:
-        """Scale the rate of the optimizer that SB3 has set."""
-        LearningRateScale(self.options.actor_lr_scale).attach(self.optimizer)
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Copies and unpickled actors keep the scaled rate: optimizers drop their hooks there."""
-        module: Any = super()
-        module.__setstate__(state)
-        if "optimizer" in self.__dict__:
-            self.scale_learning_rate()
-
-
-class SpikingActor(CheckedInput, ScaledActor, Actor):
+class SpikingActor(CheckedInput, ScaledOptimizer, Actor):
     """TD3's actor with a spiking network in place of the dense one.
 
     In training mode (SB3 leaves it on after `learn`) each call moves the normalizer's statistics,
@@ -89,7 +70,7 @@ class SpikingActor(CheckedInput, ScaledActor, Actor):
         return self.mu(features, deterministic)  # type: ignore[no-any-return]  # nn.Module calls are Any
 
 
-class SpikingGaussianActor(CheckedInput, ScaledActor):
+class SpikingGaussianActor(CheckedInput, ScaledOptimizer):
     """Put before the actor class of SAC, TQC or CrossQ: the Gaussian's parameters from spikes.
 
     `latent_pi` maps features to the activity of the output populations [B, action_dim * P], `mu`

@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-from stable_baselines3.common.policies import ContinuousCritic
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import Tensor, nn
 
@@ -63,7 +62,3 @@ class CheckedInput:
         network: Any = super()
         features: Tensor = network.extract_features(obs, *args)
         return features
-
-
-class CheckedCritic(CheckedInput, ContinuousCritic):
-    """SB3's dense critic, which refuses NaN and infinite observations."""

@@ -4,9 +4,11 @@ Stable-Baselines3 writes one rate, from the algorithm's schedule, into every opt
 `train()`. A scale must therefore act where the rate is used: around the optimizer's step.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 from torch.optim import Optimizer
+
+from sb3_spiking.options import SpikingOptions
 
 # The attribute that marks a scaled optimizer. Copies of optimizers drop it together with the hooks.
 _MARK = "_spiking_learning_rate_scale"
@@ -51,3 +53,24 @@ class LearningRateScale:
 
     def _scaled(self, optimizer: Optimizer) -> list[dict[str, Any]]:
         return optimizer.param_groups[self.first_group :]
+
+
+class ScaledOptimizer:
+    """Put before an SB3 network: its optimizer steps with `actor_lr_scale` times SB3's rate."""
+
+    # parameter groups of the optimizer before this one keep SB3's rate
+    first_scaled_group: ClassVar[int] = 0
+    optimizer: Optimizer
+    options: SpikingOptions
+
+    def scale_learning_rate(self) -> None:
+        """Scale the rate of the optimizer that SB3 has set."""
+        scale = LearningRateScale(self.options.actor_lr_scale, self.first_scaled_group)
+        scale.attach(self.optimizer)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Copies and unpickled networks keep the scaled rate: optimizers drop their hooks there."""
+        module: Any = super()
+        module.__setstate__(state)
+        if "optimizer" in self.__dict__:
+            self.scale_learning_rate()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from policies.actor import PopulationBody
 from policies.population import PopulationReadout
 from sb3_spiking.faults import CheckedInput, check_finite_output
-from sb3_spiking.learning_rate import LearningRateScale
+from sb3_spiking.learning_rate import ScaledOptimizer
 from sb3_spiking.mixin import DictInput, ImageInput, SpikingPolicyMixin
 from sb3_spiking.options import SpikingOptions
 
@@ -30,7 +30,7 @@ def number_of_values(space: spaces.Space[Any]) -> int:
     return get_action_dim(space)
 
 
-class SpikingActorCritic(CheckedInput, SpikingPolicyMixin):
+class SpikingActorCritic(CheckedInput, ScaledOptimizer, SpikingPolicyMixin):
     """Put before an ActorCriticPolicy: spiking body and readout in place of its policy network.
 
     `mlp_extractor.policy_net` maps features to the activity of the output populations, and
@@ -41,6 +41,8 @@ class SpikingActorCritic(CheckedInput, SpikingPolicyMixin):
     at 1: the normalizer takes in new statistics between them only, and Poisson encoding is refused.
     """
 
+    first_scaled_group = 1  # the dense networks' parameters stand before it
+
     def _check_options(self, options: SpikingOptions) -> None:
         if options.encoder == "poisson":
             raise ValueError(
@@ -49,39 +51,58 @@ class SpikingActorCritic(CheckedInput, SpikingPolicyMixin):
                 "'analog'"
             )
 
+    def _number_of_values(self) -> int:
+        """Values that the action distribution reads."""
+        policy: Any = self
+        return number_of_values(policy.action_space)
+
+    def _input_size(self) -> int:
+        """Features that the policy and value networks see."""
+        policy: Any = self
+        size: int = policy.features_dim
+        return size
+
     def _build_mlp_extractor(self) -> None:
         policy: Any = self
         dense: Any = super()
         dense._build_mlp_extractor()
-        arch = (
-            policy.net_arch.get("pi", []) if isinstance(policy.net_arch, dict) else policy.net_arch
+        extractor = policy.mlp_extractor
+        arch = policy.net_arch
+        actor_arch, value_arch = (
+            (arch.get("pi", []), arch.get("vf", [])) if isinstance(arch, dict) else (arch, arch)
         )
-        config = self.options.actor_config(arch, squash=False, defer_normalizer=True)
-        values = number_of_values(policy.action_space)
-        body = PopulationBody(policy.features_dim, values, config).to(policy.device)
-        policy.mlp_extractor.policy_net = body
-        policy.mlp_extractor.latent_dim_pi = values * config.decoder.pop_size
+        config = self.options.actor_config(actor_arch, squash=False, defer_normalizer=True)
+        values = self._number_of_values()
+        extractor.policy_net = PopulationBody(self._input_size(), values, config).to(policy.device)
+        extractor.latent_dim_pi = values * config.decoder.pop_size
+        if self.options.spiking_critic:
+            config = self.options.value_config(value_arch, defer_normalizer=True)
+            extractor.value_net = PopulationBody(self._input_size(), 1, config).to(policy.device)
+            extractor.latent_dim_vf = config.decoder.pop_size
 
     def _build(self, lr_schedule: Schedule) -> None:
         policy: Any = self
         dense: Any = super()
         dense._build(lr_schedule)
-        body: PopulationBody = policy.mlp_extractor.policy_net
+        policy.action_net = self._readout(policy.mlp_extractor.policy_net, self._number_of_values())
+        if policy.ortho_init:
+            with torch.no_grad():
+                policy.action_net.weight.mul_(ACTION_GAIN)
+                policy.action_net.bias.zero_()
+        if self.options.spiking_critic:
+            policy.value_net = self._readout(policy.mlp_extractor.value_net, 1)
+        self._make_optimizer(lr_schedule)
+
+    def _readout(self, body: PopulationBody, values: int) -> PopulationReadout:
+        """What reads a body's populations; the body gets its own initialization back."""
+        policy: Any = self
         if policy.ortho_init:
             # SB3 has made the spiking layers orthogonal too, without biases: many would be silent.
             for linear in body.mlp.linears:
                 assert isinstance(linear, nn.Linear)
                 linear.reset_parameters()
-        decoder = body.config.decoder
-        readout = PopulationReadout(
-            number_of_values(policy.action_space), body.config.spike_steps, decoder
-        ).to(policy.device)
-        if policy.ortho_init:
-            with torch.no_grad():
-                readout.weight.mul_(ACTION_GAIN)
-                readout.bias.zero_()
-        policy.action_net = readout
-        self._make_optimizer(lr_schedule)
+        config = body.config
+        return PopulationReadout(values, config.spike_steps, config.decoder).to(policy.device)
 
     def _get_action_dist_from_latent(self, latent_pi: Tensor) -> Any:
         policy: Any = self
@@ -100,17 +121,7 @@ class SpikingActorCritic(CheckedInput, SpikingPolicyMixin):
         policy.optimizer = policy.optimizer_class(
             groups, lr=lr_schedule(1), **policy.optimizer_kwargs
         )
-        self._scale_learning_rate()
-
-    def _scale_learning_rate(self) -> None:
-        policy: Any = self
-        LearningRateScale(self.options.actor_lr_scale, first_group=1).attach(policy.optimizer)
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Copies keep the scaled rate: optimizers drop their hooks there."""
-        module: Any = super()
-        module.__setstate__(state)
-        self._scale_learning_rate()
+        self.scale_learning_rate()
 
 
 class SpikingActorCriticPolicy(SpikingActorCritic, ActorCriticPolicy):

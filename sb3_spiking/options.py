@@ -70,6 +70,10 @@ class SpikingOptions:
     normalize_obs: bool = True
     # the actor's learning rate relative to the algorithm's, > 0
     actor_lr_scale: float = 0.3
+    # True: critics and value networks spike as well; in DQN, QR-DQN and ARS there is no other
+    spiking_critic: bool = False
+    # factor on what spiking value networks read, > 0: values are far larger than actions
+    value_gain: float = 20.0
     # arithmetic of the spike matmuls; one choice in this version
     matmul: Matmul = "float32"
     # implementation of the neurons; one choice in this version
@@ -82,8 +86,10 @@ class SpikingOptions:
         check_choice("kernel", self.kernel, get_args(Kernel))
         check_range("i_decay", self.i_decay, 0.0, 1.0)
         check_range("actor_lr_scale", self.actor_lr_scale, 0.0, open_low=True)
-        if not isinstance(self.normalize_obs, bool):
-            raise TypeError(f"normalize_obs must be True or False, got {self.normalize_obs!r}")
+        check_range("value_gain", self.value_gain, 0.0, open_low=True)
+        for name in ("normalize_obs", "spiking_critic"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
         self.actor_config([])  # the rest is checked where it is used
 
     @classmethod
@@ -123,7 +129,12 @@ class SpikingOptions:
         return CurrentLIFConfig(i_decay=self.i_decay, **common)
 
     def actor_config(
-        self, net_arch: list[int], *, squash: bool = True, defer_normalizer: bool = False
+        self,
+        net_arch: list[int],
+        *,
+        squash: bool = True,
+        defer_normalizer: bool = False,
+        gain: float = 1.0,
     ) -> PopulationActorConfig:
         """The core's settings for an actor with these hidden layers."""
         return PopulationActorConfig(
@@ -136,8 +147,16 @@ class SpikingOptions:
                 std=self.encoder_std,
             ),
             neuron=self.neuron_config(),
-            decoder=DecoderConfig(pop_size=self.decoder_pop_size, kind=self.decoder),
+            decoder=DecoderConfig(pop_size=self.decoder_pop_size, kind=self.decoder, gain=gain),
             normalize=self.normalize_obs,
             defer_normalizer=defer_normalizer,
             squash=squash,
+        )
+
+    def value_config(
+        self, net_arch: list[int], *, defer_normalizer: bool = False
+    ) -> PopulationActorConfig:
+        """The core's settings for a value network with these hidden layers."""
+        return self.actor_config(
+            net_arch, squash=False, defer_normalizer=defer_normalizer, gain=self.value_gain
         )

@@ -1,15 +1,18 @@
 """The names under which Stable-Baselines3 finds the spiking policies."""
 
+from importlib.util import find_spec
 from typing import Any
 
-from stable_baselines3 import A2C, PPO, SAC, TD3
+from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
 from stable_baselines3.common.policies import BasePolicy
 
+from sb3_spiking.dqn import SpikingDQNCnnPolicy, SpikingDQNMultiInputPolicy, SpikingDQNPolicy
 from sb3_spiking.on_policy import (
     SpikingActorCriticCnnPolicy,
     SpikingActorCriticMultiInputPolicy,
     SpikingActorCriticPolicy,
 )
+from sb3_spiking.refusals import refusal
 from sb3_spiking.sac import SpikingSACCnnPolicy, SpikingSACMultiInputPolicy, SpikingSACPolicy
 from sb3_spiking.td3 import SpikingTD3CnnPolicy, SpikingTD3MultiInputPolicy, SpikingTD3Policy
 
@@ -18,25 +21,92 @@ from sb3_spiking.td3 import SpikingTD3CnnPolicy, SpikingTD3MultiInputPolicy, Spi
 SpikingPopPolicy = "SpikingPopPolicy"
 SpikingPopMultiInputPolicy = "SpikingPopMultiInputPolicy"
 SpikingPopCnnPolicy = "SpikingPopCnnPolicy"
+SpikingPopLstmPolicy = "SpikingPopLstmPolicy"
+SpikingPopMultiInputLstmPolicy = "SpikingPopMultiInputLstmPolicy"
+SpikingPopCnnLstmPolicy = "SpikingPopCnnLstmPolicy"
 
+FEED_FORWARD = (SpikingPopPolicy, SpikingPopMultiInputPolicy, SpikingPopCnnPolicy)
+RECURRENT = (SpikingPopLstmPolicy, SpikingPopMultiInputLstmPolicy, SpikingPopCnnLstmPolicy)
 
-_ACTOR_CRITIC: tuple[type[BasePolicy], ...] = (
+Policies = tuple[type[BasePolicy], ...]
+_ACTOR_CRITIC: Policies = (
     SpikingActorCriticPolicy,
     SpikingActorCriticMultiInputPolicy,
     SpikingActorCriticCnnPolicy,
 )
-_NAMES = (SpikingPopPolicy, SpikingPopMultiInputPolicy, SpikingPopCnnPolicy)
 
 
 def register() -> None:
-    """Add the names to each algorithm; `import sb3_spiking` does it. A second call does nothing."""
+    """Add the names to each algorithm; `import sb3_spiking` does it. A second call does nothing.
+
+    sb3-contrib's algorithms are left out where it is not installed.
+    """
     # DDPG shares TD3's table.
-    families: list[tuple[Any, tuple[type[BasePolicy], ...]]] = [
-        (TD3, (SpikingTD3Policy, SpikingTD3MultiInputPolicy, SpikingTD3CnnPolicy)),
-        (PPO, _ACTOR_CRITIC),
-        (A2C, _ACTOR_CRITIC),
-        (SAC, (SpikingSACPolicy, SpikingSACMultiInputPolicy, SpikingSACCnnPolicy)),
-    ]
-    for algorithm, policies in families:
-        for name, policy in zip(_NAMES, policies, strict=True):
-            algorithm.policy_aliases.setdefault(name, policy)
+    _add(TD3, (SpikingTD3Policy, SpikingTD3MultiInputPolicy, SpikingTD3CnnPolicy))
+    _add(SAC, (SpikingSACPolicy, SpikingSACMultiInputPolicy, SpikingSACCnnPolicy))
+    _add(DQN, (SpikingDQNPolicy, SpikingDQNMultiInputPolicy, SpikingDQNCnnPolicy))
+    _add(PPO, _ACTOR_CRITIC)
+    _add(A2C, _ACTOR_CRITIC)
+    if find_spec("sb3_contrib") is not None:
+        _register_contrib()
+
+
+def _register_contrib() -> None:
+    import sb3_contrib as contrib
+
+    from sb3_spiking.contrib import ars, crossq, maskable, qrdqn, recurrent, tqc
+
+    _add(
+        contrib.TQC, (tqc.SpikingTQCPolicy, tqc.SpikingTQCMultiInputPolicy, tqc.SpikingTQCCnnPolicy)
+    )
+    _add(
+        contrib.QRDQN,
+        (
+            qrdqn.SpikingQRDQNPolicy,
+            qrdqn.SpikingQRDQNMultiInputPolicy,
+            qrdqn.SpikingQRDQNCnnPolicy,
+        ),
+    )
+    _add(contrib.TRPO, _ACTOR_CRITIC)
+    _add(
+        contrib.MaskablePPO,
+        (
+            maskable.SpikingMaskableActorCriticPolicy,
+            maskable.SpikingMaskableActorCriticMultiInputPolicy,
+            maskable.SpikingMaskableActorCriticCnnPolicy,
+        ),
+    )
+    lstm: Policies = (
+        recurrent.SpikingRecurrentActorCriticPolicy,
+        recurrent.SpikingRecurrentActorCriticMultiInputPolicy,
+        recurrent.SpikingRecurrentActorCriticCnnPolicy,
+    )
+    _add(contrib.RecurrentPPO, lstm, RECURRENT)
+    _add(contrib.RecurrentPPO, lstm)
+    dictionary = (
+        "CrossQ joins observations with next observations, which Dict observations do not allow; "
+        "use SAC or TQC, or flatten them with gymnasium.wrappers.FlattenObservation"
+    )
+    _add(
+        contrib.CrossQ,
+        (crossq.SpikingCrossQPolicy, refusal(dictionary), crossq.SpikingCrossQCnnPolicy),
+    )
+    flat = (
+        "ARS takes flat observations only; use another algorithm, or flatten them with "
+        "gymnasium.wrappers.FlattenObservation"
+    )
+    _add(contrib.ARS, (ars.SpikingARSPolicy, refusal(flat), refusal(flat)))
+
+
+def _add(algorithm: Any, policies: Policies, names: tuple[str, ...] = FEED_FORWARD) -> None:
+    for name, policy in zip(names, policies, strict=True):
+        algorithm.policy_aliases.setdefault(name, policy)
+    for name in RECURRENT:
+        remedy = name.replace("Lstm", "")
+        algorithm.policy_aliases.setdefault(
+            name,
+            refusal(
+                f"{name} belongs to RecurrentPPO (sb3-contrib); {algorithm.__name__} keeps no "
+                f"memory over an episode: use '{remedy}', or RecurrentPPO"
+            ),
+        )

@@ -1,11 +1,12 @@
 """Spiking policies for SAC: a spiking Gaussian actor beside SB3's own critics."""
 
+from stable_baselines3.common.policies import ContinuousCritic
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.sac.policies import SACPolicy
 
 from sb3_spiking.actors import SpikingSACActor
-from sb3_spiking.faults import CheckedCritic
+from sb3_spiking.critics import make_continuous_critic
 from sb3_spiking.mixin import DictInput, ImageInput, SpikingPolicyMixin
 
 
@@ -33,10 +34,12 @@ class SpikingSACPolicy(SpikingPolicyMixin, SACPolicy):
         kwargs = self._update_features_extractor(self.actor_kwargs, features_extractor)
         return SpikingSACActor(**kwargs, **self.options.as_kwargs()).to(self.device)
 
-    def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> CheckedCritic:
-        """Build SB3's critic; it refuses NaN and infinite observations."""
+    def make_critic(
+        self, features_extractor: BaseFeaturesExtractor | None = None
+    ) -> ContinuousCritic:
+        """Build SB3's critic, which refuses NaN and infinite observations, or a spiking one."""
         kwargs = self._update_features_extractor(self.critic_kwargs, features_extractor)
-        return CheckedCritic(**kwargs).to(self.device)
+        return make_continuous_critic(kwargs, self.options).to(self.device)
 
 
 class SpikingSACMultiInputPolicy(DictInput, SpikingSACPolicy):

@@ -1,12 +1,13 @@
 """Spiking policies for TD3 and DDPG: a spiking actor beside SB3's own critics."""
 
+from stable_baselines3.common.policies import ContinuousCritic
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.td3.policies import TD3Policy
 from torch import Tensor
 
 from sb3_spiking.actors import SpikingActor
-from sb3_spiking.faults import CheckedCritic
+from sb3_spiking.critics import make_continuous_critic
 from sb3_spiking.mixin import DictInput, ImageInput, SpikingPolicyMixin
 
 
@@ -30,10 +31,12 @@ class SpikingTD3Policy(SpikingPolicyMixin, TD3Policy):
         kwargs = self._update_features_extractor(self.actor_kwargs, features_extractor)
         return SpikingActor(**kwargs, **self.options.as_kwargs()).to(self.device)
 
-    def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> CheckedCritic:
-        """Build SB3's critic; it refuses NaN and infinite observations."""
+    def make_critic(
+        self, features_extractor: BaseFeaturesExtractor | None = None
+    ) -> ContinuousCritic:
+        """Build SB3's critic, which refuses NaN and infinite observations, or a spiking one."""
         kwargs = self._update_features_extractor(self.critic_kwargs, features_extractor)
-        return CheckedCritic(**kwargs).to(self.device)
+        return make_continuous_critic(kwargs, self.options).to(self.device)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
         return self.actor._predict(observation, deterministic)

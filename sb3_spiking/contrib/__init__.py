@@ -1,0 +1,1 @@
+"""Spiking policies for the algorithms of sb3-contrib, one algorithm a file."""

@@ -1,0 +1,68 @@
+"""Spiking policies for DQN: the Q network itself spikes."""
+
+from typing import Any
+
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
+from torch import Tensor
+
+from policies.actor import PopulationActor
+from sb3_spiking.faults import CheckedInput, check_finite_output
+from sb3_spiking.learning_rate import ScaledOptimizer
+from sb3_spiking.mixin import DictInput, ImageInput, SpikingPolicyMixin
+from sb3_spiking.options import SpikingOptions
+
+
+class SpikingQNetwork(CheckedInput, QNetwork):
+    """DQN's Q network with a spiking network in place of the dense one: one population an action.
+
+    Args:
+        net_arch: neurons of each hidden spiking layer; may be empty.
+        **kwargs: as in QNetwork and in SpikingOptions.
+    """
+
+    q_net: PopulationActor  # type: ignore[assignment]  # SB3's is an nn.Sequential with the same call
+
+    def __init__(self, *, net_arch: list[int], **kwargs: Any) -> None:
+        options, dense_kwargs = SpikingOptions.take_from(kwargs, super().__init__)
+        # net_arch=[]: the dense network that SB3 builds here is replaced at once.
+        super().__init__(net_arch=[], **dense_kwargs)
+        self.net_arch = net_arch
+        self.options = options
+        config = self.options.value_config(net_arch)
+        self.q_net = PopulationActor(self.features_dim, int(self.action_space.n), config)
+
+    def _predict(self, observation: PyTorchObs, deterministic: bool = True) -> Tensor:
+        features = self.extract_features(observation, self.features_extractor)
+        values: Tensor = self.q_net(features, deterministic)
+        check_finite_output(self, values)
+        return values.argmax(dim=1).reshape(-1)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return {**super()._get_constructor_parameters(), **self.options.as_kwargs()}
+
+
+class SpikingDQNPolicy(ScaledOptimizer, SpikingPolicyMixin, DQNPolicy):
+    """`"SpikingPopPolicy"` of DQN: population-coded spiking Q network, and its target.
+
+    Takes every keyword of DQNPolicy with its meaning, and those of SpikingOptions. `net_arch` gives
+    the hidden spiking layers; `activation_fn` has nothing to apply to. The learning rate is
+    `actor_lr_scale` times the algorithm's.
+    """
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        super()._build(lr_schedule)
+        self.scale_learning_rate()
+
+    def make_q_net(self) -> SpikingQNetwork:
+        """Build a spiking Q network; SB3 calls it for the network and for its target."""
+        kwargs = self._update_features_extractor(self.net_args, features_extractor=None)
+        return SpikingQNetwork(**kwargs, **self.options.as_kwargs()).to(self.device)
+
+
+class SpikingDQNMultiInputPolicy(DictInput, SpikingDQNPolicy):
+    """`"SpikingPopMultiInputPolicy"` of DQN: Dict observations, as MultiInputPolicy."""
+
+
+class SpikingDQNCnnPolicy(ImageInput, SpikingDQNPolicy):
+    """`"SpikingPopCnnPolicy"` of DQN: a dense CNN in front of the spiking Q network."""

@@ -1,0 +1,14 @@
+"""Names that make no sense for an algorithm say so, and what to use in their place."""
+
+from typing import Any, NoReturn
+
+from stable_baselines3.common.policies import BasePolicy
+
+
+def refusal(reason: str) -> type[BasePolicy]:
+    """A policy class that SB3 can look up and that raises ValueError(reason) when it is built."""
+
+    def refuse(self: Any, *args: Any, **kwargs: Any) -> NoReturn:
+        raise ValueError(reason)
+
+    return type("Refusal", (BasePolicy,), {"__init__": refuse})

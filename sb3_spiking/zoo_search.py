@@ -1,0 +1,85 @@
+"""The spiking part of RL Zoo's hyperparameter search."""
+
+from collections.abc import Callable
+from typing import Any
+
+import optuna
+from rl_zoo3 import exp_manager, hyperparams_opt
+
+# In a trial the spiking settings carry this prefix; it keeps them apart from RL Zoo's own.
+PREFIX = "spiking_"
+
+Sampler = Callable[[optuna.Trial, int, int, dict[str, Any]], dict[str, Any]]
+Converter = Callable[[dict[str, Any]], dict[str, Any]]
+# RL Zoo's own, kept when the table is changed.
+_ORIGINAL: dict[str, tuple[Sampler, Converter]] = {}
+
+
+def suggest(trial: optuna.Trial, fixed: dict[str, Any]) -> dict[str, Any]:
+    """Spiking settings for a trial; those that the user has fixed are not searched."""
+    ranges: dict[str, Callable[[str], Any]] = {
+        "spike_steps": lambda name: trial.suggest_int(name, 2, 10),
+        "encoder_pop_size": lambda name: trial.suggest_int(name, 5, 20),
+        "decoder_pop_size": lambda name: trial.suggest_int(name, 5, 20),
+        "v_decay": lambda name: trial.suggest_float(name, 0.3, 1.0),
+        "i_decay": lambda name: trial.suggest_float(name, 0.0, 0.9),
+        "surrogate_width": lambda name: trial.suggest_float(name, 0.25, 4.0, log=True),
+        "actor_lr_scale": lambda name: trial.suggest_float(name, 0.1, 1.0, log=True),
+    }
+    return {name: sample(PREFIX + name) for name, sample in ranges.items() if name not in fixed}
+
+
+def add_search_space(algo: str, fixed: Callable[[], dict[str, Any]]) -> None:
+    """Widen RL Zoo's search for an algorithm by the spiking settings.
+
+    Args:
+        algo: RL Zoo's name of the algorithm.
+        fixed: gives the policy_kwargs of file and command line, which are kept; what RL Zoo's own
+            search covers (the sizes of the layers) it replaces.
+    """
+    sampler, converter = _originals(algo)
+
+    def sample(
+        trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]
+    ) -> dict[str, Any]:
+        own = suggest(trial, fixed())
+        theirs = sampler(trial, n_actions, n_envs, additional_args)
+        kwargs = {**fixed(), **theirs.get("policy_kwargs", {}), **own}
+        return {**theirs, "policy_kwargs": kwargs}
+
+    def convert(params: dict[str, Any]) -> dict[str, Any]:
+        own = {k.removeprefix(PREFIX): v for k, v in params.items() if k.startswith(PREFIX)}
+        theirs = converter({k: v for k, v in params.items() if not k.startswith(PREFIX)})
+        return {**theirs, "policy_kwargs": {**theirs.get("policy_kwargs", {}), **own}}
+
+    # The manager holds the same two tables.
+    hyperparams_opt.HYPERPARAMS_SAMPLER.update({algo: sample})
+    converters: dict[str, Any] = hyperparams_opt.HYPERPARAMS_CONVERTER
+    converters[algo] = convert
+
+
+def _originals(algo: str) -> tuple[Sampler, Converter]:
+    if algo not in _ORIGINAL:
+        samplers = hyperparams_opt.HYPERPARAMS_SAMPLER
+        converters = hyperparams_opt.HYPERPARAMS_CONVERTER
+        if algo in samplers:
+            _ORIGINAL[algo] = (samplers[algo], converters[algo])
+        else:  # CrossQ: RL Zoo has no search for it; it is SAC without target networks
+            _ORIGINAL[algo] = (_without_tau(samplers["sac"]), _without_tau(converters["sac"]))
+    return _ORIGINAL[algo]
+
+
+def _without_tau(function: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    def call(*args: Any) -> dict[str, Any]:
+        return {name: value for name, value in function(*args).items() if name != "tau"}
+
+    return call
+
+
+def read_policy_kwargs(kwargs: dict[str, Any] | str) -> dict[str, Any]:
+    """policy_kwargs of a hyperparameter file, where they may be Python code."""
+    if isinstance(kwargs, str):
+        # As RL Zoo reads its files, with its names (nn, RMSpropTFLike).
+        evaluated: dict[str, Any] = eval(kwargs, vars(exp_manager))
+        return evaluated
+    return kwargs
