@@ -4,8 +4,9 @@
 
 Each run is a process of its own: `python -m sb3_spiking.zoo train ...` or, for the dense policy,
 `python -m rl_zoo3.train ...` with the same arguments. Settings are those of the file that RL Zoo
-installs (--config: of another); RL Zoo evaluates twenty times on the way, 20 episodes each. Logs
-stay in OUT, and a run that is complete there is not repeated.
+installs (--config: of another), but for the number of steps where TASKS asks for fewer; RL Zoo
+evaluates ten times on the way, 20 episodes each. Logs stay in OUT, and a run that is complete there
+is not repeated.
 """
 
 import argparse
@@ -34,13 +35,13 @@ TASKS = {
     "trpo": Task(CARTPOLE, 100_000, 475),
     "ars": Task(CARTPOLE, 50_000, 475),
     "ppo_lstm": Task("CartPoleNoVel-v1", 100_000, 475),
-    "sac": Task(PENDULUM, 20_000, -200),
-    "tqc": Task(PENDULUM, 20_000, -200),
+    "sac": Task(PENDULUM, 10_000, -200),
+    "tqc": Task(PENDULUM, 10_000, -200),
     "td3": Task(PENDULUM, 20_000, -200),
     "ddpg": Task(PENDULUM, 20_000, -200),
-    "crossq": Task(PENDULUM, 20_000, -200),
+    "crossq": Task(PENDULUM, 10_000, -200),
 }
-EVALUATIONS = 20
+EVALUATIONS = 10
 EPISODES = 20
 
 
@@ -50,6 +51,7 @@ def command(args: argparse.Namespace, algo: str, kind: str, seed: int) -> list[s
     module = ["sb3_spiking.zoo", "train"] if kind == "spiking" else ["rl_zoo3.train"]
     line = [
         *("-m", *module, "--algo", algo, "--env", task.env, "--seed", str(seed)),
+        *("-n", str(task.steps), "--n-eval-envs", "10"),
         *("--eval-freq", str(task.steps // EVALUATIONS), "--eval-episodes", str(EPISODES)),
         *("--num-threads", "1", "--device", "cpu", "-f", str(folder(args, kind, seed))),
     ]

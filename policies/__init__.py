@@ -4,6 +4,8 @@
         -> SpikingMLP: (Linear -> LIF) x n -> spikes [T, B, action_dim * P]
         -> PopulationDecoder -> values [B, action_dim]
 
+ValueNetwork ends in a ValueReadout of one population in place of the decoder.
+
 Stable-Baselines3 users import `sb3_spiking` and never need this package.
 """
 
@@ -29,6 +31,7 @@ from policies.neurons import LIF, CurrentLIF, make_neuron
 from policies.normalizer import RunningNormalizer
 from policies.population import PopulationDecoder, PopulationEncoder, PopulationReadout
 from policies.surrogate import SURROGATES, SpikeFn, Surrogate, straight_through
+from policies.value import ValueNetwork, ValueReadout
 
 # `policies` is a common folder name: the adapters check this mark before they trust the import.
 SPIKING_CORE = True
@@ -57,6 +60,8 @@ __all__ = [
     "SpikeFn",
     "SpikingMLP",
     "Surrogate",
+    "ValueNetwork",
+    "ValueReadout",
     "count_operations",
     "current_lif_sequence",
     "current_lif_step",

@@ -132,15 +132,12 @@ class DecoderConfig:
     kind: DecoderKind = "rate"
     # factor on the membrane readout per spike step, [0, 1]; ILC-SAN 1 (no leak)
     v_decay: float = 1.0
-    # factor on the values read, > 0; the first weights are divided by it
-    gain: float = 1.0
 
     def __post_init__(self) -> None:
         """Check every field."""
         check_count("decoder_pop_size", self.pop_size)
         check_choice("decoder", self.kind, get_args(DecoderKind))
         check_range("decoder v_decay", self.v_decay, 0.0, 1.0)
-        check_range("decoder gain", self.gain, 0.0, open_low=True)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -113,7 +113,7 @@ class PopulationReadout(nn.Module):
     Args:
         action_dim: values to read, >= 1.
         spike_steps: T, >= 1.
-        config: population size, kind, readout decay and gain.
+        config: population size, kind and readout decay.
     """
 
     def __init__(
@@ -122,10 +122,8 @@ class PopulationReadout(nn.Module):
         super().__init__()
         self.config = config = DecoderConfig() if config is None else config
         self.action_dim = action_dim
-        # The initialization of the grouped convolution that PopSAN uses: fan-in P. With a gain the
-        # first values are the same, but an optimizer whose steps have a fixed size, such as Adam,
-        # moves them `gain` times as far.
-        bound = 1.0 / (math.sqrt(config.pop_size) * config.gain)
+        # The initialization of the grouped convolution that PopSAN uses: fan-in P.
+        bound = 1.0 / math.sqrt(config.pop_size)
         self.weight = nn.Parameter(torch.empty(action_dim, config.pop_size))
         self.bias = nn.Parameter(torch.empty(action_dim))
         nn.init.uniform_(self.weight, -bound, bound)
@@ -137,8 +135,7 @@ class PopulationReadout(nn.Module):
     def read(self, activity: Tensor) -> Tensor:
         """Weigh the activity [B, action_dim * P] into values [B, action_dim]."""
         populations = activity.view(-1, self.action_dim, self.config.pop_size)
-        values = (populations * self.weight).sum(dim=-1) + self.bias_gain * self.bias
-        return self.config.gain * values
+        return (populations * self.weight).sum(dim=-1) + self.bias_gain * self.bias
 
     def forward(self, activity: Tensor) -> Tensor:
         """As `read`."""

@@ -6,7 +6,6 @@ from typing import Any
 from stable_baselines3.common.policies import ContinuousCritic
 from stable_baselines3.common.preprocessing import get_action_dim
 
-from policies.actor import PopulationActor
 from sb3_spiking.faults import CheckedInput
 from sb3_spiking.options import SpikingOptions
 
@@ -18,8 +17,8 @@ class CheckedCritic(CheckedInput, ContinuousCritic):
 class SpikingCriticNetworks(CheckedInput):
     """Put before a critic class with networks qf0, qf1, ...: each of them spikes.
 
-    A network sees features and actions side by side, z-scored by statistics of its own, and reads
-    each value from its own population. It never draws: "poisson" is "deterministic" here.
+    A network sees features and actions side by side, z-scored by statistics of its own. It never
+    draws: "poisson" is "deterministic" here.
 
     Args:
         net_arch: neurons of each hidden spiking layer; may be empty.
@@ -39,7 +38,7 @@ class SpikingCriticNetworks(CheckedInput):
             spiking = replace(spiking, encoder="deterministic")
         size = kwargs["features_dim"] + get_action_dim(critic.action_space)
         for index in range(len(critic.q_networks)):
-            network = PopulationActor(size, values, spiking.value_config(net_arch))
+            network = spiking.value_network(size, values, net_arch)
             setattr(critic, f"qf{index}", network)
             critic.q_networks[index] = network
 

@@ -6,7 +6,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
 from torch import Tensor
 
-from policies.actor import PopulationActor
+from policies.value import ValueNetwork
 from sb3_spiking.faults import CheckedInput, check_finite_output
 from sb3_spiking.learning_rate import ScaledOptimizer
 from sb3_spiking.mixin import DictInput, ImageInput, SpikingPolicyMixin
@@ -14,14 +14,14 @@ from sb3_spiking.options import SpikingOptions
 
 
 class SpikingQNetwork(CheckedInput, QNetwork):
-    """DQN's Q network with a spiking network in place of the dense one: one population an action.
+    """DQN's Q network with a spiking network in place of the dense one.
 
     Args:
         net_arch: neurons of each hidden spiking layer; may be empty.
         **kwargs: as in QNetwork and in SpikingOptions.
     """
 
-    q_net: PopulationActor  # type: ignore[assignment]  # SB3's is an nn.Sequential with the same call
+    q_net: ValueNetwork  # type: ignore[assignment]  # SB3's is an nn.Sequential with the same call
 
     def __init__(self, *, net_arch: list[int], **kwargs: Any) -> None:
         options, dense_kwargs = SpikingOptions.take_from(kwargs, super().__init__)
@@ -29,8 +29,8 @@ class SpikingQNetwork(CheckedInput, QNetwork):
         super().__init__(net_arch=[], **dense_kwargs)
         self.net_arch = net_arch
         self.options = options
-        config = self.options.value_config(net_arch)
-        self.q_net = PopulationActor(self.features_dim, int(self.action_space.n), config)
+        values = int(self.action_space.n)
+        self.q_net = options.value_network(self.features_dim, values, net_arch)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = True) -> Tensor:
         features = self.extract_features(observation, self.features_extractor)

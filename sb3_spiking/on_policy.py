@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from policies.actor import PopulationBody
 from policies.population import PopulationReadout
+from policies.value import ValueReadout
 from sb3_spiking.faults import CheckedInput, check_finite_output
 from sb3_spiking.learning_rate import ScaledOptimizer
 from sb3_spiking.mixin import DictInput, ImageInput, SpikingPolicyMixin
@@ -84,25 +85,31 @@ class SpikingActorCritic(CheckedInput, ScaledOptimizer, SpikingPolicyMixin):
         policy: Any = self
         dense: Any = super()
         dense._build(lr_schedule)
-        policy.action_net = self._readout(policy.mlp_extractor.policy_net, self._number_of_values())
+        body: PopulationBody = policy.mlp_extractor.policy_net
+        self._initialize(body)
+        config = body.config
+        values = self._number_of_values()
+        readout = PopulationReadout(values, config.spike_steps, config.decoder)
+        policy.action_net = readout.to(policy.device)
         if policy.ortho_init:
             with torch.no_grad():
                 policy.action_net.weight.mul_(ACTION_GAIN)
                 policy.action_net.bias.zero_()
         if self.options.spiking_critic:
-            policy.value_net = self._readout(policy.mlp_extractor.value_net, 1)
+            judge: PopulationBody = policy.mlp_extractor.value_net
+            self._initialize(judge)
+            neurons = judge.config.decoder.pop_size
+            policy.value_net = ValueReadout(neurons, gain=self.options.value_gain).to(policy.device)
         self._make_optimizer(lr_schedule)
 
-    def _readout(self, body: PopulationBody, values: int) -> PopulationReadout:
-        """What reads a body's populations; the body gets its own initialization back."""
+    def _initialize(self, body: PopulationBody) -> None:
+        """Give spiking layers their own initialization back."""
         policy: Any = self
         if policy.ortho_init:
-            # SB3 has made the spiking layers orthogonal too, without biases: many would be silent.
+            # SB3 has made them orthogonal, without biases: many would be silent.
             for linear in body.mlp.linears:
                 assert isinstance(linear, nn.Linear)
                 linear.reset_parameters()
-        config = body.config
-        return PopulationReadout(values, config.spike_steps, config.decoder).to(policy.device)
 
     def _get_action_dist_from_latent(self, latent_pi: Tensor) -> Any:
         policy: Any = self

@@ -3,7 +3,7 @@
 import difflib
 import inspect
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, Self, get_args
 
 import numpy as np
@@ -18,12 +18,20 @@ from policies.config import (
     NeuronConfig,
     PopulationActorConfig,
     check_choice,
+    check_count,
     check_range,
 )
+from policies.value import ValueNetwork
 
 NeuronKind = Literal["current_lif", "lif"]
 Matmul = Literal["float32"]
 Kernel = Literal["auto", "torch"]
+
+# Keywords that algorithms add to the user's policy_kwargs, where the next algorithm finds them.
+WRITTEN_BY = {
+    "use_sde": "SAC, TQC and CrossQ write it",
+    "n_critics": "DDPG writes it, and others take it,",
+}
 
 
 def _plain(value: Any) -> Any:
@@ -72,8 +80,10 @@ class SpikingOptions:
     actor_lr_scale: float = 0.3
     # True: critics and value networks spike as well; in DQN, QR-DQN and ARS there is no other
     spiking_critic: bool = False
-    # factor on what spiking value networks read, > 0: values are far larger than actions
-    value_gain: float = 20.0
+    # neurons at the end of a spiking value network (DQN's, a spiking critic), >= 1
+    value_pop_size: int = 128
+    # factor on the level that its values share, > 0; see policies.value
+    value_gain: float = 10.0
     # arithmetic of the spike matmuls; one choice in this version
     matmul: Matmul = "float32"
     # implementation of the neurons; one choice in this version
@@ -86,6 +96,7 @@ class SpikingOptions:
         check_choice("kernel", self.kernel, get_args(Kernel))
         check_range("i_decay", self.i_decay, 0.0, 1.0)
         check_range("actor_lr_scale", self.actor_lr_scale, 0.0, open_low=True)
+        check_count("value_pop_size", self.value_pop_size)
         check_range("value_gain", self.value_gain, 0.0, open_low=True)
         for name in ("normalize_obs", "spiking_critic"):
             if not isinstance(getattr(self, name), bool):
@@ -104,11 +115,19 @@ class SpikingOptions:
         own = {field.name for field in fields(cls)}
         known = own | set(inspect.signature(dense).parameters)
         for name in kwargs:
-            if name not in known:
-                close = difflib.get_close_matches(name, sorted(known), n=3) or sorted(own)
+            if name in known:
+                continue
+            if name in WRITTEN_BY:
                 raise TypeError(
-                    f"unknown keyword {name!r} in policy_kwargs; did you mean one of {close}?"
+                    f"unknown keyword {name!r} in policy_kwargs: {WRITTEN_BY[name]} into the dict "
+                    "that they are given. If this dict served such an algorithm before, give each "
+                    "its own, policy_kwargs=dict(kwargs); if you pass a policy class, pass the "
+                    "name 'SpikingPopPolicy', which finds the right one"
                 )
+            close = difflib.get_close_matches(name, sorted(known), n=3) or sorted(own)
+            raise TypeError(
+                f"unknown keyword {name!r} in policy_kwargs; did you mean one of {close}?"
+            )
         options = cls(**{name: _plain(value) for name, value in kwargs.items() if name in own})
         return options, {name: value for name, value in kwargs.items() if name not in own}
 
@@ -134,7 +153,6 @@ class SpikingOptions:
         *,
         squash: bool = True,
         defer_normalizer: bool = False,
-        gain: float = 1.0,
     ) -> PopulationActorConfig:
         """The core's settings for an actor with these hidden layers."""
         return PopulationActorConfig(
@@ -147,7 +165,7 @@ class SpikingOptions:
                 std=self.encoder_std,
             ),
             neuron=self.neuron_config(),
-            decoder=DecoderConfig(pop_size=self.decoder_pop_size, kind=self.decoder, gain=gain),
+            decoder=DecoderConfig(pop_size=self.decoder_pop_size, kind=self.decoder),
             normalize=self.normalize_obs,
             defer_normalizer=defer_normalizer,
             squash=squash,
@@ -157,6 +175,10 @@ class SpikingOptions:
         self, net_arch: list[int], *, defer_normalizer: bool = False
     ) -> PopulationActorConfig:
         """The core's settings for a value network with these hidden layers."""
-        return self.actor_config(
-            net_arch, squash=False, defer_normalizer=defer_normalizer, gain=self.value_gain
-        )
+        config = self.actor_config(net_arch, squash=False, defer_normalizer=defer_normalizer)
+        decoder = replace(config.decoder, pop_size=self.value_pop_size)
+        return replace(config, decoder=decoder)
+
+    def value_network(self, features: int, values: int, net_arch: list[int]) -> ValueNetwork:
+        """A value network with these hidden layers."""
+        return ValueNetwork(features, values, self.value_config(net_arch), self.value_gain)

@@ -8,7 +8,11 @@ from stable_baselines3.common.policies import BasePolicy
 def refusal(reason: str) -> type[BasePolicy]:
     """A policy class that SB3 can look up and that raises ValueError(reason) when it is built."""
 
-    def refuse(self: Any, *args: Any, **kwargs: Any) -> NoReturn:
-        raise ValueError(reason)
+    class Refusal(BasePolicy):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            raise ValueError(reason)
 
-    return type("Refusal", (BasePolicy,), {"__init__": refuse})
+        def _predict(self, observation: Any, deterministic: bool = False) -> NoReturn:
+            raise ValueError(reason)
+
+    return Refusal

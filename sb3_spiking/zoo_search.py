@@ -60,20 +60,26 @@ def add_search_space(algo: str, fixed: Callable[[], dict[str, Any]]) -> None:
 
 def _originals(algo: str) -> tuple[Sampler, Converter]:
     if algo not in _ORIGINAL:
-        samplers = hyperparams_opt.HYPERPARAMS_SAMPLER
-        converters = hyperparams_opt.HYPERPARAMS_CONVERTER
-        if algo in samplers:
-            _ORIGINAL[algo] = (samplers[algo], converters[algo])
-        else:  # CrossQ: RL Zoo has no search for it; it is SAC without target networks
-            _ORIGINAL[algo] = (_without_tau(samplers["sac"]), _without_tau(converters["sac"]))
+        # RL Zoo searches every algorithm but CrossQ.
+        sampler: Any = hyperparams_opt.HYPERPARAMS_SAMPLER.get(algo, _sample_crossq)
+        converters: dict[str, Any] = hyperparams_opt.HYPERPARAMS_CONVERTER
+        converter = converters.get(algo, hyperparams_opt.convert_offpolicy_params)
+        _ORIGINAL[algo] = (sampler, converter)
     return _ORIGINAL[algo]
 
 
-def _without_tau(function: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
-    def call(*args: Any) -> dict[str, Any]:
-        return {name: value for name, value in function(*args).items() if name != "tau"}
-
-    return call
+def _sample_crossq(
+    trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]
+) -> dict[str, Any]:
+    """As RL Zoo searches SAC, without target networks and with CrossQ's policy delay."""
+    params = {
+        "one_minus_gamma": trial.suggest_float("one_minus_gamma", 1e-4, 0.03, log=True),
+        "batch_size_pow": trial.suggest_int("batch_size_pow", 5, 10),
+        "learning_rate": trial.suggest_float("learning_rate", 1e-5, 2e-3, log=True),
+        "policy_delay": trial.suggest_int("policy_delay", 1, 4),
+        "net_arch": trial.suggest_categorical("net_arch", ["small", "medium", "big"]),
+    }
+    return hyperparams_opt.convert_offpolicy_params(params)
 
 
 def read_policy_kwargs(kwargs: dict[str, Any] | str) -> dict[str, Any]:

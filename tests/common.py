@@ -23,8 +23,17 @@ needs_popsan = pytest.mark.skipif(
 
 def run_python(code: str, *, cwd: Path = ROOT, env: Mapping[str, str] | None = None) -> str:
     """Run code in a fresh interpreter; its standard output, or an AssertionError with stderr."""
+    return _run(["-c", code], cwd, env)
+
+
+def run_module(module: str, *args: str, cwd: Path = ROOT) -> str:
+    """As run_python, for `python -m module args`."""
+    return _run(["-m", module, *args], cwd, None)
+
+
+def _run(args: list[str], cwd: Path, env: Mapping[str, str] | None) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=cwd, env=env, capture_output=True, text=True, check=False
+        [sys.executable, *args], cwd=cwd, env=env, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -6,7 +6,7 @@ from sb3_contrib.qrdqn.policies import QRDQNPolicy, QuantileNetwork
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor
 
-from policies.actor import PopulationActor
+from policies.value import ValueNetwork
 from sb3_spiking.faults import CheckedInput, check_finite_output
 from sb3_spiking.learning_rate import ScaledOptimizer
 from sb3_spiking.mixin import DictInput, ImageInput, SpikingPolicyMixin
@@ -14,14 +14,14 @@ from sb3_spiking.options import SpikingOptions
 
 
 class SpikingQuantileNetwork(CheckedInput, QuantileNetwork):
-    """QR-DQN's network with a spiking network in place of the dense one: one population a quantile.
+    """QR-DQN's network with a spiking network in place of the dense one.
 
     Args:
         net_arch: neurons of each hidden spiking layer; may be empty.
         **kwargs: as in QuantileNetwork and in SpikingOptions.
     """
 
-    quantile_net: PopulationActor  # type: ignore[assignment]  # an nn.Sequential with the same call
+    quantile_net: ValueNetwork  # type: ignore[assignment]  # an nn.Sequential with the same call
 
     def __init__(self, *, net_arch: list[int], **kwargs: Any) -> None:
         options, dense_kwargs = SpikingOptions.take_from(kwargs, super().__init__)
@@ -30,8 +30,7 @@ class SpikingQuantileNetwork(CheckedInput, QuantileNetwork):
         self.net_arch = net_arch
         self.options = options
         values = int(self.action_space.n) * self.n_quantiles
-        config = options.value_config(net_arch)
-        self.quantile_net = PopulationActor(self.features_dim, values, config)
+        self.quantile_net = options.value_network(self.features_dim, values, net_arch)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = True) -> Tensor:
         features = self.extract_features(observation, self.features_extractor)

@@ -42,10 +42,10 @@ class SpikingRecurrentActorCriticPolicy(SpikingActorCritic, RecurrentActorCritic
         extractor._features_dim = int(extractor.features_dim)
         return extractor
 
-    def evaluate_actions(
+    def evaluate_actions(  # type: ignore[override]  # sb3-contrib's differs from SB3's in the same way
         self, obs: Tensor, actions: Tensor, lstm_states: RNNStates, episode_starts: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """As sb3-contrib's. Its buffer gives MultiBinary actions as integers, torch wants floats."""
+        """As sb3-contrib's, whose MultiBinary actions are integers here; torch wants floats."""
         if isinstance(self.action_space, spaces.MultiBinary):
             actions = actions.float()
         return super().evaluate_actions(obs, actions, lstm_states, episode_starts)

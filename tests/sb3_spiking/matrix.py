@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import sb3_contrib
 import stable_baselines3 as sb3
+import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 import sb3_spiking  # noqa: F401  # registers
 from tests.sb3_spiking.envs import ACTION, BOX, DICT, IMAGE, TinyEnv
@@ -63,6 +64,15 @@ SMALL: dict[str, Any] = {
     "net_arch": [10], "encoder_pop_size": 4, "decoder_pop_size": 3, "spike_steps": 4,
 }  # fmt: skip
 
+REPLAY = ["TD3", "DDPG", "SAC", "TQC"]
+FEATURES: dict[str, list[str]] = {
+    "gSDE (`use_sde=True`)": ["SAC", "TQC", "CrossQ", "PPO", "A2C", "TRPO", "RecurrentPPO"],
+    "HerReplayBuffer": [*REPLAY, "DQN", "QRDQN"],
+    "VecFrameStack": list(ALGORITHMS),
+    "VecNormalize": list(ALGORITHMS),
+    "`spiking_critic=True`": [*REPLAY, "PPO", "A2C", "TRPO", "RecurrentPPO", "MaskablePPO"],
+}
+
 
 class Cell(NamedTuple):
     """One line of the matrix."""
@@ -113,17 +123,18 @@ class MaskedEnv(TinyEnv):
         space = self.action_space
         if isinstance(space, spaces.MultiBinary):
             sizes = [2] * int(np.prod(space.shape))
+        elif isinstance(space, spaces.MultiDiscrete):
+            sizes = space.nvec.tolist()
         else:
-            sizes = np.atleast_1d(space.nvec if hasattr(space, "nvec") else space.n).tolist()
+            assert isinstance(space, spaces.Discrete)
+            sizes = [int(space.n)]
         masks = [self.np_random.random(size) < 0.5 for size in sizes]
         for mask in masks:
             mask[0] = True
         return np.concatenate(masks)
 
 
-def make(
-    algorithm: str, env: Any, policy: str = "SpikingPopPolicy", **changes: Any
-) -> Any:
+def make(algorithm: str, env: Any, policy: str = "SpikingPopPolicy", **changes: Any) -> Any:
     """A small model that learns within 24 steps."""
     settings = SETTINGS.get(algorithm, OFF_POLICY)
     kwargs = {**SMALL, **settings.get("policy_kwargs", {}), **changes.pop("policy_kwargs", {})}
@@ -131,12 +142,34 @@ def make(
     return ALGORITHMS[algorithm](policy, env, **{**defaults, **changes})
 
 
+def environment(algorithm: str, observation: str, action: str) -> TinyEnv:
+    """An environment with random observations of that space."""
+    env = MaskedEnv if algorithm == "MaskablePPO" else TinyEnv
+    return env(OBSERVATIONS[observation], ACTIONS[action])
+
+
 def build(cell: Cell) -> Any:
-    """The model of a cell, on random observations of its space."""
-    env = MaskedEnv if cell.algorithm == "MaskablePPO" else TinyEnv
-    return make(
-        cell.algorithm, env(OBSERVATIONS[cell.observation], ACTIONS[cell.action]), cell.policy
-    )
+    """The model of a cell."""
+    env = environment(cell.algorithm, cell.observation, cell.action)
+    return make(cell.algorithm, env, cell.policy)
+
+
+def learn(model: Any) -> None:
+    """Enough steps for updates."""
+    model.learn(160 if type(model).__name__ == "ARS" else 24)
+    assert model._n_updates > 0
+
+
+def assert_moved(parameters: dict[str, nn.Parameter], before: dict[str, Tensor]) -> None:
+    """Every tensor has changed and is finite."""
+    for name, parameter in parameters.items():
+        assert torch.isfinite(parameter).all(), name
+        assert not torch.equal(parameter, before[name]), name
+
+
+def copies(parameters: dict[str, nn.Parameter]) -> dict[str, Tensor]:
+    """What they are now."""
+    return {name: parameter.detach().clone() for name, parameter in parameters.items()}
 
 
 def acting_parameters(model: Any) -> dict[str, nn.Parameter]:

@@ -1,0 +1,188 @@
+"""RL Zoo: its commands, its installed hyperparameter files, its search."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml  # type: ignore[import-untyped]
+from gymnasium import spaces
+
+pytest.importorskip("rl_zoo3")
+
+import optuna  # after the check
+import rl_zoo3.train
+from optuna.storages.journal import JournalFileBackend
+from rl_zoo3 import ALGOS, exp_manager
+
+from policies.actor import PopulationBody
+from sb3_spiking import zoo, zoo_search
+from tests.common import run_module
+from tests.sb3_spiking.envs import ACTION, BOX, DICT, IMAGE
+
+FILES = Path(exp_manager.__file__).parent / "hyperparams"
+# Steps enough for one update with the file's settings, where that is quick.
+RUNS = {
+    "a2c": ("CartPole-v1", 80),
+    "ars": ("CartPole-v1", 300),
+    "crossq": ("Pendulum-v1", 110),
+    "ddpg": ("Pendulum-v1", 110),
+    "dqn": ("CartPole-v1", 1030),
+    "ppo": ("CartPole-v1", 256),
+    "ppo_lstm": ("CartPoleNoVel-v1", 256),
+    "qrdqn": ("CartPole-v1", 1030),
+    "sac": ("Pendulum-v1", 110),
+    "td3": ("Pendulum-v1", 110),
+    "tqc": ("Pendulum-v1", 110),
+    "trpo": ("CartPole-v1", 1024),
+}
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """Run a zoo command in this process, logs below tmp_path."""
+    original = rl_zoo3.train.ExperimentManager  # type: ignore[attr-defined]  # not exported
+    monkeypatch.setitem(vars(rl_zoo3.train), "ExperimentManager", original)
+
+    def call(command: str, *args: str) -> Path:
+        line = ["zoo", command, "-f", str(tmp_path), "--device", "cpu", *args]
+        monkeypatch.setattr(sys, "argv", line)
+        zoo.main()
+        return tmp_path
+
+    return call
+
+
+def load(logs: Path, algo: str, env: str, run_id: int = 1) -> Any:
+    return ALGOS[algo].load(logs / algo / f"{env}_{run_id}" / f"{env}.zip", device="cpu")
+
+
+def test_every_algorithm_of_the_zoo_is_run() -> None:
+    assert set(RUNS) == set(ALGOS)
+
+
+@pytest.mark.parametrize("algo", sorted(RUNS))
+def test_installed_files_train_a_spiking_policy(algo: str, run: Any) -> None:
+    env, steps = RUNS[algo]
+    logs = run("train", "--algo", algo, "--env", env, "-n", str(steps), "--eval-freq", "-1")
+    model = load(logs, algo, env)
+    assert any(isinstance(module, PopulationBody) for module in model.policy.modules())
+    saved = (logs / algo / f"{env}_1" / env / "config.yml").read_text()
+    assert "SpikingPop" in saved
+    assert "Mlp" not in saved
+
+
+def entries() -> list[Any]:
+    found = []
+    for algo in sorted(RUNS):
+        for env, entry in yaml.safe_load((FILES / f"{algo}.yml").read_text()).items():
+            found.append(pytest.param(algo, entry, id=f"{algo}-{env}"))
+    return found
+
+
+@pytest.mark.parametrize(("algo", "entry"), entries())
+def test_each_installed_entry_builds_its_policy(algo: str, entry: dict[str, Any]) -> None:
+    """Every policy name and every keyword that the files use."""
+    name = zoo.spiking_name(entry["policy"])
+    kwargs = zoo_search.read_policy_kwargs(entry.get("policy_kwargs", {}))
+    # Narrow layers: names and structure are at stake.
+    if "net_arch" in kwargs:
+        arch = kwargs["net_arch"]
+        kwargs["net_arch"] = (
+            {key: [4] * len(sizes) for key, sizes in arch.items()}
+            if isinstance(arch, dict)
+            else [4] * len(arch)
+        )
+    obs = IMAGE if "Cnn" in name else DICT if "MultiInput" in name else BOX
+    if "Cnn" in name:
+        obs = spaces.Box(0, 255, (3, 36, 36), obs.dtype)  # type: ignore[arg-type]
+    action = spaces.Discrete(2) if algo in ("dqn", "qrdqn") else ACTION
+    policy_class = ALGOS[algo].policy_aliases[name]
+    rate: list[Any] = [] if algo == "ars" else [lambda _: 1e-3]
+    policy = policy_class(obs, action, *rate, **kwargs)
+    assert any(isinstance(module, PopulationBody) for module in policy.modules())
+
+
+def test_train_enjoy_and_resume(run: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    common = ("--algo", "td3", "--env", "Pendulum-v1")
+    short = ("-n", "120", "--eval-freq", "-1", "-params", "learning_starts:20")
+    logs = run("train", *common, *short, "--save-replay-buffer")
+    run("enjoy", *common, "--no-render", "-n", "210")
+    assert "Mean reward" in capsys.readouterr().out
+    file = logs / "td3" / "Pendulum-v1_1" / "Pendulum-v1.zip"
+    run("train", *common, *short, "-i", str(file))
+    out = capsys.readouterr().out
+    assert "Loading pretrained agent" in out
+    assert "Loading replay buffer" in out
+    resumed = load(logs, "td3", "Pendulum-v1", 2)
+    assert any(isinstance(module, PopulationBody) for module in resumed.actor.modules())
+    assert resumed._n_updates > load(logs, "td3", "Pendulum-v1")._n_updates
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["--gym-packages", "sb3_spiking", "-params", "policy:'SpikingPopPolicy'"],
+        ["-params", "policy:'sb3_spiking.SpikingPopPolicy'"],
+    ],
+    ids=["gym_packages", "dotted"],
+)
+@pytest.mark.parametrize("algo", ["ddpg", "a2c"])
+def test_plain_rl_zoo(algo: str, args: list[str], tmp_path: Path) -> None:
+    common = ["--algo", algo, "--env", "Pendulum-v1", "-n", "110", "--eval-freq", "-1"]
+    run_module("rl_zoo3.train", *common, "-f", str(tmp_path), "--device", "cpu", *args)
+    policy = load(tmp_path, algo, "Pendulum-v1").policy
+    assert any(isinstance(module, PopulationBody) for module in policy.modules())
+
+
+@pytest.mark.filterwarnings("ignore:You have specified a mini-batch")  # RL Zoo's search does
+@pytest.mark.parametrize("algo", ["td3", "crossq", "ppo"])
+def test_search(algo: str, run: Any, tmp_path: Path) -> None:
+    """The user's policy_kwargs stay, the rest of the spiking settings is searched."""
+    common = ["--algo", algo, "--env", "Pendulum-v1", "-n", "64", "--eval-freq", "-1"]
+    search = ["-optimize", "--n-trials", "2", "--n-startup-trials", "1", "--n-evaluations", "1"]
+    search += ["--eval-episodes", "1", "--no-optim-plots", "--study-name", "s"]
+    fixed = ["-params", "policy_kwargs:dict(spike_steps=3, neuron='lif')", "n_envs:1"]
+    storage = str(tmp_path / "study.log")
+    seen: list[dict[str, Any]] = []
+    algorithm = ALGOS[algo]
+
+    class Watched(algorithm):  # type: ignore[valid-type, misc]
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            seen.append(dict(kwargs["policy_kwargs"]))
+            super().__init__(*args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(ALGOS, algo, Watched)
+        run("train", *common, *search, "--storage", storage, *fixed)
+    assert len(seen) == 2
+    assert all(kwargs["spike_steps"] == 3 and kwargs["neuron"] == "lif" for kwargs in seen)
+    assert seen[0]["v_decay"] != seen[1]["v_decay"]
+    assert all("net_arch" in kwargs for kwargs in seen)
+
+    backend = JournalFileBackend(storage)
+    trial = optuna.load_study(
+        study_name="s", storage=optuna.storages.JournalStorage(backend)
+    ).trials[1]
+    assert "spiking_spike_steps" not in trial.params
+    assert "spiking_v_decay" in trial.params
+    assert "tau" not in trial.params or algo != "crossq"
+
+    logs = run("train", *common, "--storage", storage, "--study-name", "s", "--trial-id", "1")
+    options = load(logs, algo, "Pendulum-v1", 2).policy.options
+    assert options.v_decay == trial.params["spiking_v_decay"]
+
+
+def test_a_policy_without_counterpart_is_named(run: Any) -> None:
+    with pytest.raises(ValueError, match=r"names the policy 'my.Policy'.*SpikingPopPolicy"):
+        run("train", "--algo", "td3", "--env", "Pendulum-v1", "-params", "policy:'my.Policy'")
+    assert zoo.spiking_name("sb3_spiking.SpikingPopPolicy") == "SpikingPopPolicy"
+
+
+def test_unknown_commands_are_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["zoo", "fly"])
+    with pytest.raises(SystemExit):
+        zoo.main()
+    assert "enjoy" in capsys.readouterr().err
