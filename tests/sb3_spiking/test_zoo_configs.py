@@ -8,9 +8,11 @@ import gymnasium as gym
 import pytest
 import yaml  # type: ignore[import-untyped]
 
-rl_zoo3 = pytest.importorskip("rl_zoo3")
+pytest.importorskip("rl_zoo3")
 
-from policies.actor import PopulationBody  # after the check
+from rl_zoo3 import ALGOS  # after the check
+
+from policies.actor import PopulationBody
 from sb3_spiking import registry
 from sb3_spiking.zoo_search import read_policy_kwargs
 from tests.common import ROOT
@@ -53,6 +55,6 @@ def test_each_entry_builds_its_policy(algo: str, env_id: str, entry: dict[str, A
     assert entry["policy"] in names
     assert entry["n_timesteps"] > 0
     env = gym.make(env_id)
-    policy_class = rl_zoo3.ALGOS[algo].policy_aliases[entry["policy"]]
+    policy_class = ALGOS[algo].policy_aliases[entry["policy"]]
     policy = policy_class(env.observation_space, env.action_space, lambda _: 1e-3, **kwargs)
     assert any(isinstance(module, PopulationBody) for module in policy.modules())
