@@ -37,6 +37,7 @@ class RunningNormalizer(nn.Module):
     running_mean_error: Tensor
     running_var: Tensor
     running_count: Tensor
+    fixed: Tensor
 
     def __init__(self, obs_dim: int, clip: float = 3.0, deferred: bool = False) -> None:
         super().__init__()
@@ -49,6 +50,32 @@ class RunningNormalizer(nn.Module):
             self.register_buffer(f"{kind}_mean_error", torch.zeros(obs_dim))
             self.register_buffer(f"{kind}_var", torch.ones(obs_dim))
             self.register_buffer(f"{kind}_count", torch.zeros(()))
+        fixed = torch.zeros(obs_dim, dtype=torch.bool)
+        self.register_buffer("fixed", fixed, persistent=False)
+
+    @torch.no_grad()
+    def fix_bounds(self, low: Tensor, high: Tensor) -> None:
+        """Map features with finite bounds onto [-clip, clip], for good; the others keep learning.
+
+        Args:
+            low: lower bounds, [obs_dim]; infinite where there is none.
+            high: upper bounds, likewise.
+
+        Raises:
+            ValueError: if the bounds have another shape.
+        """
+        for name, bound in (("low", low), ("high", high)):
+            if bound.shape != self.fixed.shape:
+                raise ValueError(
+                    f"{name} must be [{self.fixed.shape[0]}], one bound a feature, "
+                    f"got {tuple(bound.shape)}"
+                )
+        half = (high - low).to(self.running_mean) / 2
+        self.fixed.copy_(torch.isfinite(half) & (half > 0))
+        center = low.to(self.running_mean) + half
+        self.running_mean.copy_(torch.where(self.fixed, center, self.running_mean))
+        variance = (half / self.clip).square()
+        self.running_var.copy_(torch.where(self.fixed, variance, self.running_var))
 
     def forward(self, obs: Tensor) -> Tensor:
         """Normalize and clip.
@@ -109,14 +136,15 @@ class RunningNormalizer(nn.Module):
         count = (old_count + batch_count).clamp(max=MAX_COUNT)
         # No branch on the data: it would wait for the device, and stop a compiled graph.
         sound = torch.isfinite(var).all() & torch.isfinite(mean).all()
-        for buffer, value in (
-            (old_error, step - (mean - old_mean)),
-            (old_mean, mean),
-            (old_var, var),
-            (old_count, count),
+        follow = sound & ~self.fixed if kind == "running" else sound
+        for buffer, value, change in (
+            (old_error, step - (mean - old_mean), follow),
+            (old_mean, mean, follow),
+            (old_var, var, follow),
+            (old_count, count, sound),
         ):
             # In place: SB3 keeps references to these buffers.
-            buffer.copy_(torch.where(sound, value, buffer))
+            buffer.copy_(torch.where(change, value, buffer))
 
     def extra_repr(self) -> str:
         """Show the sizes in print(module)."""

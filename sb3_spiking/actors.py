@@ -61,6 +61,7 @@ class SpikingActor(CheckedInput, ScaledOptimizer, Actor):
         self.options = SpikingOptions(**spiking)
         action_dim = get_action_dim(self.action_space)
         self.mu = PopulationActor(features_dim, action_dim, self.options.actor_config(net_arch))
+        self.options.fix_bounds(self.mu, observation_space, features_extractor)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {**super()._get_constructor_parameters(), **self.options.as_kwargs()}
@@ -93,6 +94,8 @@ class SpikingGaussianActor(CheckedInput, ScaledOptimizer):
         config = self.options.actor_config(net_arch, squash=False)
         action_dim = get_action_dim(actor.action_space)
         actor.latent_pi = PopulationBody(actor.features_dim, action_dim, config)
+        space, extractor = actor.observation_space, actor.features_extractor
+        self.options.fix_bounds(actor.latent_pi, space, extractor)
         readout = PopulationReadout(action_dim, config.spike_steps, config.decoder)
         size = action_dim * config.decoder.pop_size
         if actor.use_sde:

@@ -1,6 +1,7 @@
 """Spiking policies for DQN: the Q network itself spikes."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
@@ -31,6 +32,7 @@ class SpikingQNetwork(CheckedInput, QNetwork):
         self.options = options
         values = int(self.action_space.n)
         self.q_net = options.value_network(self.features_dim, values, net_arch)
+        options.fix_bounds(self.q_net, self.observation_space, self.features_extractor)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = True) -> Tensor:
         features = self.extract_features(observation, self.features_extractor)
@@ -47,8 +49,11 @@ class SpikingDQNPolicy(ScaledOptimizer, SpikingPolicyMixin, DQNPolicy):
 
     Takes every keyword of DQNPolicy with its meaning, and those of SpikingOptions. `net_arch` gives
     the hidden spiking layers; `activation_fn` has nothing to apply to. The learning rate is
-    `actor_lr_scale` times the algorithm's.
+    `actor_lr_scale` times the algorithm's. `normalize_obs` is "bounds" by default: values of states
+    are learned over a whole run, in which statistics of a policy that improves drift.
     """
+
+    default_options: ClassVar[Mapping[str, Any]] = {"normalize_obs": "bounds"}
 
     def _build(self, lr_schedule: Schedule) -> None:
         super()._build(lr_schedule)

@@ -1,6 +1,7 @@
 """What every spiking policy shares: its keywords, its observation spaces, its saved parameters."""
 
 import inspect
+from collections.abc import Mapping
 from typing import Any, ClassVar, NoReturn
 
 import torch
@@ -38,6 +39,8 @@ class SpikingPolicyMixin:
 
     # What maps observations to features when policy_kwargs names nothing else; None: SB3's default.
     default_extractor: ClassVar[type[BaseFeaturesExtractor] | None] = None
+    # Options whose default another algorithm's policy wants otherwise.
+    default_options: ClassVar[Mapping[str, Any]] = {}
     options: SpikingOptions
 
     def __init__(
@@ -48,6 +51,7 @@ class SpikingPolicyMixin:
         **kwargs: Any,
     ) -> None:
         dense_init: Any = super().__init__
+        kwargs = {**self.default_options, **kwargs}
         options, dense_kwargs = SpikingOptions.take_from(kwargs, dense_init)
         self._check_options(options)
         signature = inspect.signature(dense_init)

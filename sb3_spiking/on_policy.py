@@ -63,6 +63,10 @@ class SpikingActorCritic(CheckedInput, ScaledOptimizer, SpikingPolicyMixin):
         size: int = policy.features_dim
         return size
 
+    def _fix_bounds(self, body: PopulationBody) -> None:
+        policy: Any = self
+        self.options.fix_bounds(body, policy.observation_space, policy.features_extractor)
+
     def _build_mlp_extractor(self) -> None:
         policy: Any = self
         dense: Any = super()
@@ -76,10 +80,14 @@ class SpikingActorCritic(CheckedInput, ScaledOptimizer, SpikingPolicyMixin):
         values = self._number_of_values()
         extractor.policy_net = PopulationBody(self._input_size(), values, config).to(policy.device)
         extractor.latent_dim_pi = values * config.decoder.pop_size
+        bodies = [extractor.policy_net]
         if self.options.spiking_critic:
             config = self.options.value_config(value_arch, defer_normalizer=True)
             extractor.value_net = PopulationBody(self._input_size(), 1, config).to(policy.device)
             extractor.latent_dim_vf = config.decoder.pop_size
+            bodies.append(extractor.value_net)
+        for body in bodies:
+            self._fix_bounds(body)
 
     def _build(self, lr_schedule: Schedule) -> None:
         policy: Any = self

@@ -7,7 +7,10 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, Self, get_args
 
 import numpy as np
+from gymnasium import spaces
+from torch import nn
 
+from policies.actor import PopulationBody
 from policies.config import (
     CurrentLIFConfig,
     DecoderConfig,
@@ -22,6 +25,7 @@ from policies.config import (
     check_range,
 )
 from policies.value import ValueNetwork
+from sb3_spiking.bounds import fix_bounds
 
 NeuronKind = Literal["current_lif", "lif"]
 Matmul = Literal["float32"]
@@ -74,8 +78,9 @@ class SpikingOptions:
     surrogate: str = "rectangle"
     # its width, > 0, in units of v
     surrogate_width: float = 1.0
-    # a running z-score in front of the encoder; False: features are fed as they are
-    normalize_obs: bool = True
+    # in front of the encoder: True, a running z-score; "bounds", the observation space's bounds
+    # and a running z-score where it has none; False, nothing
+    normalize_obs: bool | Literal["bounds"] = True
     # the actor's learning rate relative to the algorithm's, > 0
     actor_lr_scale: float = 0.3
     # True: critics and value networks spike as well; in DQN, QR-DQN and ARS there is no other
@@ -98,9 +103,12 @@ class SpikingOptions:
         check_range("actor_lr_scale", self.actor_lr_scale, 0.0, open_low=True)
         check_count("value_pop_size", self.value_pop_size)
         check_range("value_gain", self.value_gain, 0.0, open_low=True)
-        for name in ("normalize_obs", "spiking_critic"):
-            if not isinstance(getattr(self, name), bool):
-                raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
+        if not isinstance(self.spiking_critic, bool):
+            raise TypeError(f"spiking_critic must be True or False, got {self.spiking_critic!r}")
+        if not isinstance(self.normalize_obs, bool) and self.normalize_obs != "bounds":
+            raise TypeError(
+                f"normalize_obs must be True, False or 'bounds', got {self.normalize_obs!r}"
+            )
         self.actor_config([])  # the rest is checked where it is used
 
     @classmethod
@@ -166,7 +174,7 @@ class SpikingOptions:
             ),
             neuron=self.neuron_config(),
             decoder=DecoderConfig(pop_size=self.decoder_pop_size, kind=self.decoder),
-            normalize=self.normalize_obs,
+            normalize=self.normalize_obs is not False,
             defer_normalizer=defer_normalizer,
             squash=squash,
         )
@@ -178,6 +186,13 @@ class SpikingOptions:
         config = self.actor_config(net_arch, squash=False, defer_normalizer=defer_normalizer)
         decoder = replace(config.decoder, pop_size=self.value_pop_size)
         return replace(config, decoder=decoder)
+
+    def fix_bounds(
+        self, body: PopulationBody, space: spaces.Space[Any], extractor: nn.Module
+    ) -> None:
+        """With normalize_obs="bounds": let a network that sees the features use their bounds."""
+        if self.normalize_obs == "bounds":
+            fix_bounds(body, space, extractor)
 
     def value_network(self, features: int, values: int, net_arch: list[int]) -> ValueNetwork:
         """A value network with these hidden layers."""

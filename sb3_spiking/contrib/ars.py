@@ -1,7 +1,8 @@
 """Spiking policy for ARS: random search around a spiking network's first weights."""
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from gymnasium import spaces
@@ -22,8 +23,8 @@ class SpikingARSPolicy(CheckedInput, SpikingPolicyMixin, ARSPolicy):
     ARS searches from the zero vector on. Zero weights would silence every neuron, so the one
     parameter of this policy is the *change* of all spiking parameters from their random start:
     zero is that start, whether `zero_policy` is set or not. ARS throws away the policies that it
-    tries, so statistics of observations cannot be learned here: `normalize_obs` has no effect, wrap
-    the environment in VecNormalize.
+    tries, so statistics of observations cannot be learned here: `normalize_obs` is "bounds" by
+    default, and where the observation space has none, wrap the environment in VecNormalize.
 
     Takes every keyword of ARSPolicy but `with_bias=False`, and those of SpikingOptions.
 
@@ -31,6 +32,7 @@ class SpikingARSPolicy(CheckedInput, SpikingPolicyMixin, ARSPolicy):
         ValueError: if `with_bias` is False or the encoder draws.
     """
 
+    default_options: ClassVar[Mapping[str, Any]] = {"normalize_obs": "bounds"}
     start: Tensor
 
     def __init__(
@@ -45,7 +47,9 @@ class SpikingARSPolicy(CheckedInput, SpikingPolicyMixin, ARSPolicy):
         super().__init__(observation_space, action_space, *args, **kwargs)
         values = number_of_values(action_space)
         config = self.options.actor_config(self.net_arch, squash=self.squash_output)
-        network = PopulationActor(self.features_dim, values, replace(config, normalize=False))
+        normalize = self.options.normalize_obs == "bounds"
+        network = PopulationActor(self.features_dim, values, replace(config, normalize=normalize))
+        self.options.fix_bounds(network, observation_space, self.features_extractor)
         # Buffers from here on, so that ARS finds nothing but the change to search in.
         self._tensors = [name for name, _ in network.named_parameters()]
         start = nn.utils.parameters_to_vector(network.parameters()).detach()

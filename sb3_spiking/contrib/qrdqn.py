@@ -1,6 +1,7 @@
 """Spiking policies for QR-DQN: the quantile network itself spikes."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from sb3_contrib.qrdqn.policies import QRDQNPolicy, QuantileNetwork
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
@@ -31,6 +32,7 @@ class SpikingQuantileNetwork(CheckedInput, QuantileNetwork):
         self.options = options
         values = int(self.action_space.n) * self.n_quantiles
         self.quantile_net = options.value_network(self.features_dim, values, net_arch)
+        options.fix_bounds(self.quantile_net, self.observation_space, self.features_extractor)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = True) -> Tensor:
         features = self.extract_features(observation, self.features_extractor)
@@ -48,8 +50,10 @@ class SpikingQRDQNPolicy(ScaledOptimizer, SpikingPolicyMixin, QRDQNPolicy):
 
     Takes every keyword of QRDQNPolicy with its meaning, and those of SpikingOptions. `net_arch`
     gives the hidden spiking layers; `activation_fn` has nothing to apply to. The learning rate is
-    `actor_lr_scale` times the algorithm's.
+    `actor_lr_scale` times the algorithm's. `normalize_obs` is "bounds" by default, as for DQN.
     """
+
+    default_options: ClassVar[Mapping[str, Any]] = {"normalize_obs": "bounds"}
 
     def _build(self, lr_schedule: Schedule) -> None:
         super()._build(lr_schedule)

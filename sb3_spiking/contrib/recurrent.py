@@ -9,6 +9,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor
 
+from policies.actor import PopulationBody
 from sb3_spiking.mixin import DictInput, ImageInput
 from sb3_spiking.on_policy import SpikingActorCritic
 
@@ -35,6 +36,9 @@ class SpikingRecurrentActorCriticPolicy(SpikingActorCritic, RecurrentActorCritic
 
     def _input_size(self) -> int:
         return self.lstm_output_dim
+
+    def _fix_bounds(self, body: PopulationBody) -> None:
+        """Nothing: what the body sees are LSTM outputs, whatever the observations' bounds."""
 
     def make_features_extractor(self) -> BaseFeaturesExtractor:
         """As SB3's. The size for MultiDiscrete observations is numpy's, which an LSTM refuses."""

@@ -1,0 +1,126 @@
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor
+
+from policies.actor import PopulationBody
+from policies.normalizer import RunningNormalizer
+from sb3_spiking.bounds import feature_bounds
+from tests.sb3_spiking import matrix
+from tests.sb3_spiking.envs import DICT
+
+MIXED = spaces.Box(
+    np.array([-4.8, -np.inf, -0.4, -3.4e38, 2.0], np.float32),
+    np.array([4.8, np.inf, 0.2, 3.4e38, 2.0], np.float32),
+)
+
+
+def body(model: Any) -> PopulationBody:
+    return next(m for m in model.policy.modules() if isinstance(m, PopulationBody))
+
+
+def test_bounded_features_fill_the_encoders_range_and_stay() -> None:
+    normalizer = RunningNormalizer(5)
+    bounds = feature_bounds(MIXED, FlattenExtractor(MIXED), 5)
+    assert bounds is not None
+    normalizer.fix_bounds(*bounds)
+    # A feature of one value has no range either.
+    assert normalizer.fixed.tolist() == [True, False, True, False, False]
+    low = torch.tensor([[-4.8, 0.0, -0.4, 0.0, 2.0]])
+    high = torch.tensor([[4.8, 0.0, 0.2, 0.0, 2.0]])
+    torch.testing.assert_close(normalizer(low)[0, [0, 2]], torch.tensor([-3.0, -3.0]))
+    torch.testing.assert_close(normalizer(high)[0, [0, 2]], torch.tensor([3.0, 3.0]))
+    generator = torch.Generator().manual_seed(0)
+    data = 7.0 + 0.1 * torch.randn(1000, 5, generator=generator)
+    normalizer.update(data)
+    torch.testing.assert_close(normalizer(high)[0, [0, 2]], torch.tensor([3.0, 3.0]))
+    torch.testing.assert_close(normalizer.running_mean[[1, 3, 4]], data.mean(0)[[1, 3, 4]])
+    torch.testing.assert_close(
+        normalizer.running_var[[1, 3, 4]], data.var(0, correction=0)[[1, 3, 4]]
+    )
+
+
+def test_deferred_updates_leave_bounded_features_too() -> None:
+    normalizer = RunningNormalizer(2, deferred=True)
+    normalizer.fix_bounds(torch.tensor([-1.0, -torch.inf]), torch.tensor([1.0, torch.inf]))
+    before = normalizer.running_var.clone()
+    normalizer.train()
+    normalizer.update(torch.full((8, 2), 5.0))
+    normalizer.eval()
+    assert normalizer.running_var[0] == before[0]
+    assert normalizer.running_mean.tolist() == [0.0, 5.0]
+
+
+def test_bounds_of_another_shape_are_named() -> None:
+    with pytest.raises(ValueError, match=r"low must be \[3\], one bound a feature, got \(2,\)"):
+        RunningNormalizer(3).fix_bounds(torch.zeros(2), torch.ones(3))
+
+
+@pytest.mark.parametrize(
+    ("space", "expected"),
+    [
+        (spaces.Discrete(3), [0.0, 1.0]),
+        (spaces.MultiBinary(3), [0.0, 1.0]),
+        (spaces.Box(-2.0, 5.0, (3,), np.float32), [-2.0, 5.0]),
+        (spaces.Box(-2.0, 5.0, (3,), np.float64), [-2.0, 5.0]),
+        (spaces.Box(-10.0, 10.0, (3,), np.float32), None),  # VecNormalize's
+    ],
+)
+def test_what_is_known(space: spaces.Space[Any], expected: list[float] | None) -> None:
+    bounds = feature_bounds(space, FlattenExtractor(space), 3)
+    if expected is None:
+        assert bounds is None
+    else:
+        assert bounds is not None
+        assert torch.stack(bounds, dim=1).tolist() == [expected] * 3
+
+
+def test_other_extractors_have_none() -> None:
+    assert feature_bounds(DICT, CombinedExtractor(DICT), 5) is None
+
+
+@pytest.mark.parametrize("algorithm", list(matrix.ALGORITHMS))
+def test_every_algorithm_takes_the_bounds(algorithm: str) -> None:
+    action = matrix.action_spaces(algorithm)[0]
+    env = matrix.environment(algorithm, "Box", action)
+    env.observation_space = spaces.Box(-2.0, 4.0, (3,), np.float32)
+    model = matrix.make(algorithm, env, policy_kwargs={"normalize_obs": "bounds"})
+    matrix.learn(model)
+    normalizer = body(model).normalizer
+    assert normalizer is not None
+    if algorithm == "RecurrentPPO":  # what it normalizes are LSTM outputs
+        assert not normalizer.fixed.any()
+    else:
+        assert normalizer.running_mean.tolist() == [1.0] * 3
+        assert normalizer.running_var.tolist() == [1.0] * 3
+
+
+@pytest.mark.parametrize("algorithm", ["DQN", "QRDQN", "ARS", "TD3", "PPO"])
+def test_defaults(algorithm: str) -> None:
+    model = matrix.make(
+        algorithm, matrix.environment(algorithm, "Box", matrix.action_spaces(algorithm)[-1])
+    )
+    expected = True if algorithm in ("TD3", "PPO") else "bounds"
+    assert model.policy.options.normalize_obs == expected
+
+
+def test_the_mask_survives_saving(tmp_path: Any) -> None:
+    env = matrix.environment("DQN", "Discrete", "Discrete")
+    model = matrix.make("DQN", env)
+    matrix.learn(model)
+    model.save(tmp_path / "model")
+    loaded = type(model).load(tmp_path / "model", env=env)
+    loaded.learn(24)
+    normalizer = body(loaded).normalizer
+    assert normalizer is not None
+    assert normalizer.fixed.all()
+    assert normalizer.running_mean.tolist() == [0.5] * 5
+
+
+def test_a_bad_value_is_named() -> None:
+    env = matrix.environment("DQN", "Box", "Discrete")
+    with pytest.raises(TypeError, match="must be True, False or 'bounds', got 'bound'"):
+        matrix.make("DQN", env, policy_kwargs={"normalize_obs": "bound"})
