@@ -30,8 +30,8 @@ CARTPOLE, PENDULUM = "CartPole-v1", "Pendulum-v1"
 TASKS = {
     "ppo": Task(CARTPOLE, 100_000, 475),
     "a2c": Task(CARTPOLE, 500_000, 475),
-    "dqn": Task(CARTPOLE, 50_000, 475),
-    "qrdqn": Task(CARTPOLE, 50_000, 475),
+    "dqn": Task(CARTPOLE, 60_000, 475),
+    "qrdqn": Task(CARTPOLE, 60_000, 475),
     "trpo": Task(CARTPOLE, 100_000, 475),
     "ars": Task(CARTPOLE, 50_000, 475),
     "ppo_lstm": Task("CartPoleNoVel-v1", 100_000, 475),
@@ -57,8 +57,9 @@ def command(args: argparse.Namespace, algo: str, kind: str, seed: int) -> list[s
     ]
     if args.config:
         line += ["-conf", f"{args.config}/{algo}.yml"]
-    if algo == "ars" and kind == "dense":
-        # The file names a linear policy; the spiking one has hidden layers, so has its twin.
+    if kind == "dense" and (algo == "ars" or args.config):
+        # RL Zoo's file for ARS names a linear policy, and the spiking one has hidden layers; our
+        # own files name spiking policies.
         line += ["-params", "policy:'MlpPolicy'"]
     return line
 

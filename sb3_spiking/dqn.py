@@ -49,11 +49,15 @@ class SpikingDQNPolicy(ScaledOptimizer, SpikingPolicyMixin, DQNPolicy):
 
     Takes every keyword of DQNPolicy with its meaning, and those of SpikingOptions. `net_arch` gives
     the hidden spiking layers; `activation_fn` has nothing to apply to. The learning rate is
-    `actor_lr_scale` times the algorithm's. `normalize_obs` is "bounds" by default: values of states
-    are learned over a whole run, in which statistics of a policy that improves drift.
+    `actor_lr_scale` times the algorithm's. Values are learned over a whole run, in which
+    statistics of a policy that improves drift: `normalize_obs` is "bounds" by default, and
+    `encoder_pop_size` 15, since what a policy visits is less than what is possible.
     """
 
-    default_options: ClassVar[Mapping[str, Any]] = {"normalize_obs": "bounds"}
+    default_options: ClassVar[Mapping[str, Any]] = {
+        "normalize_obs": "bounds",
+        "encoder_pop_size": 15,
+    }
 
     def _build(self, lr_schedule: Schedule) -> None:
         super()._build(lr_schedule)

@@ -54,7 +54,7 @@ def register() -> None:
 def _register_contrib() -> None:
     import sb3_contrib as contrib
 
-    from sb3_spiking.contrib import ars, crossq, maskable, qrdqn, recurrent, tqc
+    from sb3_spiking.contrib import ars, crossq, maskable, qrdqn, recurrent, tqc, trpo
 
     _add(
         contrib.TQC, (tqc.SpikingTQCPolicy, tqc.SpikingTQCMultiInputPolicy, tqc.SpikingTQCCnnPolicy)
@@ -67,7 +67,10 @@ def _register_contrib() -> None:
             qrdqn.SpikingQRDQNCnnPolicy,
         ),
     )
-    _add(contrib.TRPO, _ACTOR_CRITIC)
+    _add(
+        contrib.TRPO,
+        (trpo.SpikingTRPOPolicy, trpo.SpikingTRPOMultiInputPolicy, trpo.SpikingTRPOCnnPolicy),
+    )
     _add(
         contrib.MaskablePPO,
         (

@@ -50,10 +50,13 @@ class SpikingQRDQNPolicy(ScaledOptimizer, SpikingPolicyMixin, QRDQNPolicy):
 
     Takes every keyword of QRDQNPolicy with its meaning, and those of SpikingOptions. `net_arch`
     gives the hidden spiking layers; `activation_fn` has nothing to apply to. The learning rate is
-    `actor_lr_scale` times the algorithm's. `normalize_obs` is "bounds" by default, as for DQN.
+    `actor_lr_scale` times the algorithm's. Defaults are those of DQN's.
     """
 
-    default_options: ClassVar[Mapping[str, Any]] = {"normalize_obs": "bounds"}
+    default_options: ClassVar[Mapping[str, Any]] = {
+        "normalize_obs": "bounds",
+        "encoder_pop_size": 15,
+    }
 
     def _build(self, lr_schedule: Schedule) -> None:
         super()._build(lr_schedule)

@@ -98,7 +98,7 @@ def test_every_algorithm_takes_the_bounds(algorithm: str) -> None:
         assert normalizer.running_var.tolist() == [1.0] * 3
 
 
-@pytest.mark.parametrize("algorithm", ["DQN", "QRDQN", "ARS", "TD3", "PPO"])
+@pytest.mark.parametrize("algorithm", ["DQN", "QRDQN", "ARS", "TRPO", "TD3", "PPO"])
 def test_defaults(algorithm: str) -> None:
     model = matrix.make(
         algorithm, matrix.environment(algorithm, "Box", matrix.action_spaces(algorithm)[-1])
