@@ -2,9 +2,11 @@
 
 import os
 import re
+import shlex
+import shutil
 from pathlib import Path
 
-from tests.common import ROOT, run_python
+from tests.common import ROOT, run_module, run_python
 
 README = (ROOT / "README.md").read_text()
 
@@ -20,6 +22,29 @@ def test_python_blocks_run(tmp_path: Path) -> None:
             env={**os.environ, "PYTHONPATH": str(ROOT)},
         )
     assert (tmp_path / "spiking_pendulum.zip").is_file()
+
+
+def test_zoo_commands_run(tmp_path: Path) -> None:
+    """As printed, one after the other, but short: train, enjoy, resume, search, own file, plain."""
+    lines = re.findall(
+        r"^python (-m (?:sb3_spiking\.zoo|rl_zoo3\.train) .*)$", README, re.MULTILINE
+    )
+    assert sum("enjoy" in line for line in lines) == 1
+    assert sum(" -i " in line for line in lines) == 1
+    shutil.copytree(ROOT / "zoo_configs", tmp_path / "zoo_configs")
+    for line in lines:
+        args = shlex.split(line, comments=True)
+        args = ["1" if previous == "--n-trials" else arg
+                for previous, arg in zip(["", *args], args, strict=False)]  # fmt: skip
+        if "enjoy" in args:
+            args += ["-n", "60"]
+        else:
+            args += ["-n", "120", "--eval-freq", "-1"]
+        if "-optimize" in args:
+            args += ["--n-evaluations", "1", "--eval-episodes", "1", "--no-optim-plots"]
+        run_module(*args[1:], cwd=tmp_path)
+    config = (tmp_path / "logs" / "td3" / "Hopper-v4_2" / "Hopper-v4" / "config.yml").read_text()
+    assert "SpikingPopPolicy" in config
 
 
 def test_the_table_of_keywords_is_complete() -> None:

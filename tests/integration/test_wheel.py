@@ -19,6 +19,7 @@ def test_the_wheel_builds_and_imports_elsewhere(tmp_path: Path) -> None:
     for folder in sorted(path.parent for path in ROOT.glob("*/__init__.py")):
         skip = shutil.ignore_patterns("__pycache__")
         shutil.copytree(folder, source / folder.name, ignore=skip)
+    shutil.copytree(ROOT / "zoo_configs", source / "zoo_configs")
     subprocess.run(
         [sys.executable, "-m", "build", "--wheel", "--no-isolation", "-o", str(tmp_path / "dist")],
         cwd=source, capture_output=True, text=True, check=True,
@@ -32,6 +33,7 @@ def test_the_wheel_builds_and_imports_elsewhere(tmp_path: Path) -> None:
     assert packages <= {"policies", "sb3_spiking", "d3rlpy_spiking", "zoo_configs"}
     assert {"policies", "sb3_spiking"} <= packages
     assert {"policies/py.typed", "sb3_spiking/py.typed"} <= set(names)
+    assert {"sb3_spiking/contrib/tqc.py", "zoo_configs/td3.yml"} <= set(names)
     out = run_python(
         "import policies, sb3_spiking; from stable_baselines3 import TD3\n"
         "TD3('SpikingPopPolicy', 'Pendulum-v1', buffer_size=100, learning_starts=5).learn(8)\n"
