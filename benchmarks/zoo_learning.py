@@ -36,10 +36,10 @@ TASKS = {
     "ars": Task(CARTPOLE, 50_000, 475),
     "ppo_lstm": Task("CartPoleNoVel-v1", 100_000, 475),
     "sac": Task(PENDULUM, 10_000, -200),
-    "tqc": Task(PENDULUM, 10_000, -200),
+    "tqc": Task(PENDULUM, 5_000, -200),
     "td3": Task(PENDULUM, 20_000, -200),
     "ddpg": Task(PENDULUM, 20_000, -200),
-    "crossq": Task(PENDULUM, 10_000, -200),
+    "crossq": Task(PENDULUM, 5_000, -200),
 }
 EVALUATIONS = 10
 EPISODES = 20
@@ -60,13 +60,15 @@ def command(args: argparse.Namespace, algo: str, kind: str, seed: int) -> list[s
     if kind == "dense" and (algo == "ars" or args.config):
         # RL Zoo's file for ARS names a linear policy, and the spiking one has hidden layers; our
         # own files name spiking policies.
-        line += ["-params", "policy:'MlpPolicy'"]
+        name = "MlpLstmPolicy" if algo == "ppo_lstm" else "MlpPolicy"
+        line += ["-params", f"policy:'{name}'"]
     return line
 
 
 def folder(args: argparse.Namespace, kind: str, seed: int) -> Path:
     """Where RL Zoo logs a run."""
-    return Path(args.out) / f"{kind}_{seed}"
+    files = Path(args.config).name if args.config else "installed"
+    return Path(args.out) / files / f"{kind}_{seed}"
 
 
 def curve(path: Path, steps: int) -> list[tuple[int, float, float]]:

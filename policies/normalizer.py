@@ -11,6 +11,8 @@ from policies.checks import check_features
 EPS = 1e-8
 # Beyond this many samples old ones fade: statistics keep following a policy that changes.
 MAX_COUNT = 1e7
+# Share of its bounds by which a feature may be outside them: rounding, and careless environments.
+BOUND_TOLERANCE = 0.05
 
 
 class RunningNormalizer(nn.Module):
@@ -37,7 +39,7 @@ class RunningNormalizer(nn.Module):
     running_mean_error: Tensor
     running_var: Tensor
     running_count: Tensor
-    fixed: Tensor
+    running_fixed: Tensor
 
     def __init__(self, obs_dim: int, clip: float = 3.0, deferred: bool = False) -> None:
         super().__init__()
@@ -50,12 +52,19 @@ class RunningNormalizer(nn.Module):
             self.register_buffer(f"{kind}_mean_error", torch.zeros(obs_dim))
             self.register_buffer(f"{kind}_var", torch.ones(obs_dim))
             self.register_buffer(f"{kind}_count", torch.zeros(()))
-        fixed = torch.zeros(obs_dim, dtype=torch.bool)
-        self.register_buffer("fixed", fixed, persistent=False)
+        # 1 where bounds stand in place of statistics.
+        self.register_buffer("running_fixed", torch.zeros(obs_dim))
+        if deferred:
+            self.register_buffer("pending_outside", torch.zeros(obs_dim))
+        # True: `update` does nothing
+        self.frozen = False
 
     @torch.no_grad()
     def fix_bounds(self, low: Tensor, high: Tensor) -> None:
-        """Map features with finite bounds onto [-clip, clip], for good; the others keep learning.
+        """Map features with finite bounds onto [-clip, clip]; the others keep learning.
+
+        A feature that an update finds outside its bounds learns from then on: something between
+        environment and network, such as VecNormalize, has rescaled it.
 
         Args:
             low: lower bounds, [obs_dim]; infinite where there is none.
@@ -65,17 +74,30 @@ class RunningNormalizer(nn.Module):
             ValueError: if the bounds have another shape.
         """
         for name, bound in (("low", low), ("high", high)):
-            if bound.shape != self.fixed.shape:
+            if bound.shape != self.running_mean.shape:
                 raise ValueError(
-                    f"{name} must be [{self.fixed.shape[0]}], one bound a feature, "
+                    f"{name} must be [{self.running_mean.shape[0]}], one bound a feature, "
                     f"got {tuple(bound.shape)}"
                 )
         half = (high - low).to(self.running_mean) / 2
-        self.fixed.copy_(torch.isfinite(half) & (half > 0))
+        fixed = torch.isfinite(half) & (half > 0)
         center = low.to(self.running_mean) + half
-        self.running_mean.copy_(torch.where(self.fixed, center, self.running_mean))
-        variance = (half / self.clip).square()
-        self.running_var.copy_(torch.where(self.fixed, variance, self.running_var))
+        self.running_fixed.copy_(fixed)
+        self.running_mean.copy_(torch.where(fixed, center, self.running_mean))
+        self.running_var.copy_(torch.where(fixed, (half / self.clip).square(), self.running_var))
+
+    def _outside(self, obs: Tensor) -> Tensor:
+        """1 for features with bounds of which obs [B, obs_dim] holds finite values outside them."""
+        reach = self.clip * torch.sqrt(self.running_var) * (1.0 + BOUND_TOLERANCE)
+        outside = ((obs - self.running_mean).abs() > reach) & torch.isfinite(obs)
+        return outside.any(dim=0) * self.running_fixed
+
+    def _give_up_bounds(self, outside: Tensor, mean: Tensor, var: Tensor) -> None:
+        """Features with a 1 in `outside` learn from now on, and start with these moments."""
+        given_up = (outside > 0) & torch.isfinite(mean) & torch.isfinite(var)
+        self.running_mean.copy_(torch.where(given_up, mean, self.running_mean))
+        self.running_var.copy_(torch.where(given_up, var, self.running_var))
+        self.running_fixed.masked_fill_(given_up, 0.0)
 
     def forward(self, obs: Tensor) -> Tensor:
         """Normalize and clip.
@@ -99,11 +121,17 @@ class RunningNormalizer(nn.Module):
             ValueError: if obs has another shape.
         """
         check_features("observations", obs, self.running_mean.shape[0])
-        if obs.shape[0] == 0:
+        if obs.shape[0] == 0 or self.frozen:
             return
         obs = obs.to(self.running_mean.dtype)
         batch_var, batch_mean = torch.var_mean(obs, dim=0, correction=0)
         batch_count = torch.full_like(self.running_count, obs.shape[0])
+        outside = self._outside(obs)
+        if self.deferred:
+            pending = self.get_buffer("pending_outside")
+            pending.copy_(torch.maximum(pending, outside))
+        else:
+            self._give_up_bounds(outside, batch_mean, batch_var)
         self._merge("pending" if self.deferred else "running", batch_mean, batch_var, batch_count)
         self._may_be_pending = self.deferred
 
@@ -113,8 +141,11 @@ class RunningNormalizer(nn.Module):
         super().train(mode)
         if not mode and self._may_be_pending:
             mean, var, count = (self.get_buffer(f"pending_{n}") for n in ("mean", "var", "count"))
+            outside = self.get_buffer("pending_outside")
+            self._give_up_bounds(outside, mean, var)
             self._merge("running", mean, var, count)
             count.zero_()
+            outside.zero_()
             self._may_be_pending = False
         return self
 
@@ -136,7 +167,7 @@ class RunningNormalizer(nn.Module):
         count = (old_count + batch_count).clamp(max=MAX_COUNT)
         # No branch on the data: it would wait for the device, and stop a compiled graph.
         sound = torch.isfinite(var).all() & torch.isfinite(mean).all()
-        follow = sound & ~self.fixed if kind == "running" else sound
+        follow = sound & (self.running_fixed == 0) if kind == "running" else sound
         for buffer, value, change in (
             (old_error, step - (mean - old_mean), follow),
             (old_mean, mean, follow),

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from policies.actor import PopulationBody
 
-# VecNormalize gives its clip as the bounds of every feature, and that is no range of theirs.
-VEC_NORMALIZE_CLIP = 10.0
+# Beyond this a bound stands for "any number": the largest float or integer, a round 1e9.
+LARGEST = 1e4
 
 
 def feature_bounds(
@@ -32,13 +32,10 @@ def feature_bounds(
     if is_image_space(space):
         return None
     low, high = (
-        torch.from_numpy(bound.astype(np.float32).reshape(-1)) for bound in (space.low, space.high)
+        torch.from_numpy(np.where(np.abs(bound) > LARGEST, limit, bound).reshape(-1)).float()
+        for bound, limit in ((space.low.astype(float), -np.inf), (space.high.astype(float), np.inf))
     )
-    if bool((high == VEC_NORMALIZE_CLIP).all() and (low == -VEC_NORMALIZE_CLIP).all()):
-        return None
-    # Some environments write the largest float where they mean infinity.
-    limit = float(np.sqrt(np.finfo(np.float32).max))
-    return low.masked_fill(low < -limit, -torch.inf), high.masked_fill(high > limit, torch.inf)
+    return low, high
 
 
 def fix_bounds(body: PopulationBody, space: spaces.Space[Any], extractor: nn.Module) -> None:

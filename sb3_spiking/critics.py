@@ -1,10 +1,14 @@
 """Critics for continuous actions: SB3's dense ones, checked, or spiking."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 from stable_baselines3.common.policies import ContinuousCritic
 from stable_baselines3.common.preprocessing import get_action_dim
+from stable_baselines3.common.type_aliases import PyTorchObs
+from torch import Tensor
 
 from sb3_spiking.faults import CheckedInput
 from sb3_spiking.options import SpikingOptions
@@ -41,6 +45,31 @@ class SpikingCriticNetworks(CheckedInput):
             network = spiking.value_network(size, values, net_arch)
             setattr(critic, f"qf{index}", network)
             critic.q_networks[index] = network
+
+    def forward(self, obs: PyTorchObs, actions: Tensor) -> Any:
+        """As the dense critic's; the statistics learn from replayed actions, not the actor's."""
+        dense: Any = super()
+        with self._frozen_statistics(actions.requires_grad):
+            return dense.forward(obs, actions)
+
+    def q1_forward(self, obs: PyTorchObs, actions: Tensor) -> Tensor:
+        """As the dense critic's; the actor's loss calls it."""
+        dense: Any = super()
+        with self._frozen_statistics(True):
+            values: Tensor = dense.q1_forward(obs, actions)
+        return values
+
+    @contextmanager
+    def _frozen_statistics(self, frozen: bool) -> Iterator[None]:
+        critic: Any = self
+        normalizers = [network.normalizer for network in critic.q_networks if network.normalizer]
+        try:
+            for normalizer in normalizers:
+                normalizer.frozen = frozen
+            yield
+        finally:
+            for normalizer in normalizers:
+                normalizer.frozen = False
 
 
 class SpikingCritic(SpikingCriticNetworks, ContinuousCritic):

@@ -39,6 +39,11 @@ class SpikingPolicyMixin:
 
     # What maps observations to features when policy_kwargs names nothing else; None: SB3's default.
     default_extractor: ClassVar[type[BaseFeaturesExtractor] | None] = None
+    # What to do with observations that the flat policy does not take.
+    dict_remedy: ClassVar[str] = "use 'SpikingPopMultiInputPolicy'"
+    image_remedy: ClassVar[str] = (
+        "use 'SpikingPopCnnPolicy', or set features_extractor_class in policy_kwargs"
+    )
     # Options whose default another algorithm's policy wants otherwise.
     default_options: ClassVar[Mapping[str, Any]] = {}
     options: SpikingOptions
@@ -78,15 +83,12 @@ class SpikingPolicyMixin:
         if is_image_space(observation_space):
             raise ValueError(
                 f"SpikingPopPolicy would flatten the image {observation_space} into "
-                "one population per pixel; use 'SpikingPopCnnPolicy', or set "
-                "features_extractor_class in policy_kwargs"
+                f"one population per pixel; {self.image_remedy}"
             )
 
-    @staticmethod
-    def _refuse_dict(observation_space: spaces.Dict) -> NoReturn:
+    def _refuse_dict(self, observation_space: spaces.Dict) -> NoReturn:
         raise ValueError(
-            f"SpikingPopPolicy takes flat observations, got {observation_space}; "
-            "use 'SpikingPopMultiInputPolicy'"
+            f"SpikingPopPolicy takes flat observations, got {observation_space}; {self.dict_remedy}"
         )
 
     def obs_to_tensor(self, observation: Any) -> tuple[PyTorchObs, bool]:

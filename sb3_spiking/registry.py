@@ -86,22 +86,16 @@ def _register_contrib() -> None:
     )
     _add(contrib.RecurrentPPO, lstm, RECURRENT)
     _add(contrib.RecurrentPPO, lstm)
-    dictionary = (
-        "CrossQ joins observations with next observations, which Dict observations do not allow; "
-        "use SAC or TQC, or flatten them with gymnasium.wrappers.FlattenObservation"
-    )
     _add(
         contrib.CrossQ,
-        (crossq.SpikingCrossQPolicy, refusal(dictionary), crossq.SpikingCrossQCnnPolicy),
+        (crossq.SpikingCrossQPolicy, refusal(crossq.DICT_REMEDY), crossq.SpikingCrossQCnnPolicy),
     )
-    flat = (
-        "ARS takes flat observations only; use another algorithm, or flatten them with "
-        "gymnasium.wrappers.FlattenObservation"
-    )
-    _add(contrib.ARS, (ars.SpikingARSPolicy, refusal(flat), refusal(flat)))
+    flat = refusal(ars.FLAT_REMEDY)
+    _add(contrib.ARS, (ars.SpikingARSPolicy, flat, flat))
 
 
 def _add(algorithm: Any, policies: Policies, names: tuple[str, ...] = FEED_FORWARD) -> None:
+    known_as = "TD3 (and DDPG)" if algorithm is TD3 else algorithm.__name__
     for name, policy in zip(names, policies, strict=True):
         algorithm.policy_aliases.setdefault(name, policy)
     for name in RECURRENT:
@@ -109,7 +103,7 @@ def _add(algorithm: Any, policies: Policies, names: tuple[str, ...] = FEED_FORWA
         algorithm.policy_aliases.setdefault(
             name,
             refusal(
-                f"{name} belongs to RecurrentPPO (sb3-contrib); {algorithm.__name__} keeps no "
+                f"{name} belongs to RecurrentPPO (sb3-contrib); {known_as} keeps no "
                 f"memory over an episode: use '{remedy}', or RecurrentPPO"
             ),
         )

@@ -1,16 +1,37 @@
 """Spiking policies for SAC: a spiking Gaussian actor beside SB3's own critics."""
 
+from typing import Any, ClassVar
+
 from stable_baselines3.common.policies import ContinuousCritic
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.sac.policies import SACPolicy
 
-from sb3_spiking.actors import SpikingSACActor
+from sb3_spiking.actors import SpikingGaussianActor, SpikingSACActor
 from sb3_spiking.critics import make_continuous_critic
 from sb3_spiking.mixin import DictInput, ImageInput, SpikingPolicyMixin
 
 
-class SpikingSACPolicy(SpikingPolicyMixin, SACPolicy):
+class SpikingGaussianPolicy(SpikingPolicyMixin):
+    """Put before the policy class of SAC, TQC or CrossQ: builds the spiking actor."""
+
+    actor_class: ClassVar[type[SpikingGaussianActor]]
+    actor: Any
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        dense: Any = super()
+        dense._build(lr_schedule)
+        self.actor.scale_learning_rate()
+
+    def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> Any:
+        """Build the spiking actor."""
+        policy: Any = self
+        kwargs = policy._update_features_extractor(policy.actor_kwargs, features_extractor)
+        actor: Any = self.actor_class(**kwargs, **self.options.as_kwargs())
+        return actor.to(policy.device)
+
+
+class SpikingSACPolicy(SpikingGaussianPolicy, SACPolicy):
     """`"SpikingPopPolicy"` of SAC: population-coded spiking actor, dense critics.
 
     Takes every keyword of SACPolicy with its meaning, and those of SpikingOptions. `net_arch` (or
@@ -21,18 +42,8 @@ class SpikingSACPolicy(SpikingPolicyMixin, SACPolicy):
     Source: Tang et al. 2020 (PopSAN-SAC). Differs: the deviation is read from spikes too.
     """
 
+    actor_class = SpikingSACActor
     actor: SpikingSACActor
-
-    def _build(self, lr_schedule: Schedule) -> None:
-        super()._build(lr_schedule)
-        self.actor.scale_learning_rate()
-
-    def make_actor(
-        self, features_extractor: BaseFeaturesExtractor | None = None
-    ) -> SpikingSACActor:
-        """Build the spiking actor."""
-        kwargs = self._update_features_extractor(self.actor_kwargs, features_extractor)
-        return SpikingSACActor(**kwargs, **self.options.as_kwargs()).to(self.device)
 
     def make_critic(
         self, features_extractor: BaseFeaturesExtractor | None = None

@@ -21,8 +21,11 @@ if find_spec("rl_zoo3") is None:
     raise ImportError("sb3_spiking.zoo needs RL Zoo: pip install 'spiking-policies[zoo]'")
 
 import rl_zoo3.train  # after the check
-from rl_zoo3 import exp_manager
+from rl_zoo3 import ALGOS, exp_manager
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import VecEnv
 
+from policies.actor import PopulationBody
 from sb3_spiking.zoo_search import add_search_space, read_policy_kwargs
 
 SPIKING_NAMES = {
@@ -57,35 +60,74 @@ def spiking_name(policy: str) -> str:
 class SpikingExperimentManager(exp_manager.ExperimentManager):
     """RL Zoo's manager of experiments; it builds spiking policies and records that it did."""
 
+    # the trial's policy_kwargs, while settings are read with --trial-id
+    _trial_kwargs: dict[str, Any] | None = None
+
     def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """RL Zoo's hyperparameters, with the policy's name swapped in both results."""
-        fixed = self._policy_kwargs_without_trial() if self.trial_id else None
+        loads_trial = self.storage and self.study_name and self.trial_id
+        fixed = self._policy_kwargs_without_trial() if loads_trial else {}
         hyperparams, saved = super().read_hyperparameters()
         policy = spiking_name(hyperparams["policy"])
-        print(f"Spiking policy: {policy} in place of {hyperparams['policy']}")
+        if not self.continue_training:
+            print(f"Spiking policy: {policy} in place of {hyperparams['policy']}")
         for settings in (hyperparams, saved):
             settings["policy"] = policy
-            if fixed is not None:
-                settings["policy_kwargs"] = {**fixed, **settings.get("policy_kwargs", {})}
+            if self._trial_kwargs is not None:
+                # RL Zoo lets one of the three replace the others.
+                settings["policy_kwargs"] = {**fixed, **self._trial_kwargs, **self._typed_kwargs()}
         return hyperparams, saved
 
+    def _typed_kwargs(self) -> dict[str, Any]:
+        """policy_kwargs of the command line."""
+        return read_policy_kwargs((self.custom_hyperparams or {}).get("policy_kwargs", {}))
+
     def _policy_kwargs_without_trial(self) -> dict[str, Any]:
-        """What the file says: RL Zoo lets a study's policy_kwargs replace them."""
         trial_id, self.trial_id = self.trial_id, None
         with contextlib.redirect_stdout(io.StringIO()):
             hyperparams, _ = super().read_hyperparameters()
         self.trial_id = trial_id
         return read_policy_kwargs(hyperparams.get("policy_kwargs", {}))
 
-    def hyperparameters_optimization(self) -> None:
-        """RL Zoo's search, over spiking settings too."""
-        add_search_space(self.algo, lambda: self._hyperparams.get("policy_kwargs", {}))
-        super().hyperparameters_optimization()
-
     def load_trial(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """A trial's settings, the spiking ones in policy_kwargs."""
-        add_search_space(self.algo, dict)
-        return super().load_trial(*args, **kwargs)
+        add_search_space(self.algo, dict, dict)
+        settings = super().load_trial(*args, **kwargs)
+        self._trial_kwargs = settings.get("policy_kwargs", {})
+        return settings
+
+    def hyperparameters_optimization(self) -> None:
+        """RL Zoo's search, over spiking settings too."""
+        add_search_space(
+            self.algo, lambda: self._hyperparams.get("policy_kwargs", {}), self._typed_kwargs
+        )
+        super().hyperparameters_optimization()
+
+    def _preprocess_hyperparams(self, hyperparams: dict[str, Any]) -> Any:
+        """As RL Zoo's. What VecNormalize rescales is not within the environment's bounds."""
+        processed = super()._preprocess_hyperparams(hyperparams)
+        settings = processed[0]
+        kwargs = settings.get("policy_kwargs", {})
+        if self.normalize and self.normalize_kwargs.get("norm_obs", True):
+            policy_class: Any = ALGOS[self.algo].policy_aliases[settings["policy"]]
+            if policy_class.default_options.get("normalize_obs") == "bounds":
+                settings["policy_kwargs"] = {"normalize_obs": False, **kwargs}
+        return processed
+
+    def _load_pretrained_agent(self, hyperparams: dict[str, Any], env: VecEnv) -> BaseAlgorithm:
+        """As RL Zoo's.
+
+        Raises:
+            ValueError: if the agent is a dense one.
+        """
+        model = super()._load_pretrained_agent(hyperparams, env)
+        if not any(isinstance(module, PopulationBody) for module in model.policy.modules()):
+            env.close()
+            raise ValueError(
+                f"{self.trained_agent} holds a dense policy, {type(model.policy).__name__}: "
+                "continue it with `python -m rl_zoo3.train`, or train a spiking one without -i"
+            )
+        return model
 
 
 def _enjoy() -> None:

@@ -9,42 +9,65 @@ from rl_zoo3 import exp_manager, hyperparams_opt
 # In a trial the spiking settings carry this prefix; it keeps them apart from RL Zoo's own.
 PREFIX = "spiking_"
 
+VALUE_BASED = ("dqn", "qrdqn")
+NO_EFFECT = {
+    # one population for all values
+    **dict.fromkeys(VALUE_BASED, ("decoder_pop_size",)),
+    # moves the actor without its optimizer
+    "trpo": ("actor_lr_scale",),
+    # takes no gradients at all
+    "ars": ("actor_lr_scale", "surrogate_width"),
+}
+
 Sampler = Callable[[optuna.Trial, int, int, dict[str, Any]], dict[str, Any]]
 Converter = Callable[[dict[str, Any]], dict[str, Any]]
 # RL Zoo's own, kept when the table is changed.
 _ORIGINAL: dict[str, tuple[Sampler, Converter]] = {}
 
 
-def suggest(trial: optuna.Trial, fixed: dict[str, Any]) -> dict[str, Any]:
-    """Spiking settings for a trial; those that the user has fixed are not searched."""
+def suggest(trial: optuna.Trial, algo: str, fixed: dict[str, Any]) -> dict[str, Any]:
+    """Spiking settings for a trial; what is fixed or has no effect is not searched."""
     ranges: dict[str, Callable[[str], Any]] = {
         "spike_steps": lambda name: trial.suggest_int(name, 2, 10),
         "encoder_pop_size": lambda name: trial.suggest_int(name, 5, 20),
         "decoder_pop_size": lambda name: trial.suggest_int(name, 5, 20),
+        "value_pop_size": lambda name: trial.suggest_int(name, 32, 256, log=True),
         "v_decay": lambda name: trial.suggest_float(name, 0.3, 1.0),
         "i_decay": lambda name: trial.suggest_float(name, 0.0, 0.9),
         "surrogate_width": lambda name: trial.suggest_float(name, 0.25, 4.0, log=True),
         "actor_lr_scale": lambda name: trial.suggest_float(name, 0.1, 1.0, log=True),
     }
-    return {name: sample(PREFIX + name) for name, sample in ranges.items() if name not in fixed}
+    without_effect = {*NO_EFFECT.get(algo, ())}
+    if algo not in VALUE_BASED and not fixed.get("spiking_critic", False):
+        without_effect.add("value_pop_size")
+    if fixed.get("neuron") == "lif":
+        without_effect.add("i_decay")
+    return {
+        name: sample(PREFIX + name)
+        for name, sample in ranges.items()
+        if name not in fixed and name not in without_effect
+    }
 
 
-def add_search_space(algo: str, fixed: Callable[[], dict[str, Any]]) -> None:
+def add_search_space(
+    algo: str, fixed: Callable[[], dict[str, Any]], typed: Callable[[], dict[str, Any]]
+) -> None:
     """Widen RL Zoo's search for an algorithm by the spiking settings.
 
     Args:
         algo: RL Zoo's name of the algorithm.
-        fixed: gives the policy_kwargs of file and command line, which are kept; what RL Zoo's own
-            search covers (the sizes of the layers) it replaces.
+        fixed: gives the policy_kwargs of file and command line. Spiking ones are kept; of the
+            others RL Zoo's search replaces what it covers, the sizes of layers.
+        typed: gives the policy_kwargs of the command line, which are kept all.
     """
     sampler, converter = _originals(algo)
 
     def sample(
         trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]
     ) -> dict[str, Any]:
-        own = suggest(trial, fixed())
+        own = suggest(trial, algo, fixed())
         theirs = sampler(trial, n_actions, n_envs, additional_args)
-        kwargs = {**fixed(), **theirs.get("policy_kwargs", {}), **own}
+        kwargs = {**fixed(), **theirs.get("policy_kwargs", {}), **own, **typed()}
         return {**theirs, "policy_kwargs": kwargs}
 
     def convert(params: dict[str, Any]) -> dict[str, Any]:

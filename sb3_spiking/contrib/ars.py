@@ -16,6 +16,11 @@ from sb3_spiking.mixin import SpikingPolicyMixin
 from sb3_spiking.on_policy import number_of_values
 from sb3_spiking.options import SpikingOptions
 
+FLAT_REMEDY = (
+    "ARS takes flat observations only: use another algorithm, or "
+    "gymnasium.wrappers.FlattenObservation"
+)
+
 
 class SpikingARSPolicy(CheckedInput, SpikingPolicyMixin, ARSPolicy):
     """`"SpikingPopPolicy"` of ARS: a population-coded spiking network, searched without gradients.
@@ -24,14 +29,18 @@ class SpikingARSPolicy(CheckedInput, SpikingPolicyMixin, ARSPolicy):
     parameter of this policy is the *change* of all spiking parameters from their random start:
     zero is that start, whether `zero_policy` is set or not. ARS throws away the policies that it
     tries, so statistics of observations cannot be learned here: `normalize_obs` is "bounds" by
-    default, and where the observation space has none, wrap the environment in VecNormalize.
+    default. Where the observation space has none, wrap the environment in VecNormalize and set
+    `normalize_obs=False`, as `python -m sb3_spiking.zoo` does.
 
     Takes every keyword of ARSPolicy but `with_bias=False`, and those of SpikingOptions.
 
     Raises:
-        ValueError: if `with_bias` is False or the encoder draws.
+        ValueError: if `with_bias` is False, the encoder draws, statistics or a spiking critic are
+            asked for.
     """
 
+    dict_remedy = FLAT_REMEDY
+    image_remedy = FLAT_REMEDY
     default_options: ClassVar[Mapping[str, Any]] = {"normalize_obs": "bounds"}
     start: Tensor
 
@@ -78,3 +87,14 @@ class SpikingARSPolicy(CheckedInput, SpikingPolicyMixin, ARSPolicy):
                 "encoder='poisson' draws anew in each step, so ARS would compare luck; use "
                 "'deterministic' or 'analog'"
             )
+        if options.normalize_obs is True:
+            raise ValueError(
+                "ARS throws away the policies that it tries, and their statistics with them: use "
+                "normalize_obs='bounds', or VecNormalize and normalize_obs=False"
+            )
+        if options.spiking_critic:
+            raise ValueError("ARS has no critic: leave out spiking_critic")
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        """As sb3-contrib's, which forgets `squash_output`."""
+        return {**super()._get_constructor_parameters(), "squash_output": self.squash_output}

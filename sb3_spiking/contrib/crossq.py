@@ -2,12 +2,17 @@
 
 from sb3_contrib.crossq.policies import Actor, CrossQCritic, CrossQPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
-from stable_baselines3.common.type_aliases import Schedule
 
 from sb3_spiking.actors import SpikingGaussianActor
 from sb3_spiking.faults import CheckedInput
-from sb3_spiking.mixin import ImageInput, SpikingPolicyMixin
+from sb3_spiking.mixin import ImageInput
 from sb3_spiking.options import SpikingOptions
+from sb3_spiking.sac import SpikingGaussianPolicy
+
+DICT_REMEDY = (
+    "CrossQ joins observations with next observations, which Dict observations do not allow: use "
+    "SAC or TQC, or gymnasium.wrappers.FlattenObservation"
+)
 
 
 class SpikingCrossQActor(SpikingGaussianActor, Actor):
@@ -18,7 +23,7 @@ class CheckedCrossQCritic(CheckedInput, CrossQCritic):
     """CrossQ's dense critic, which refuses NaN and infinite observations."""
 
 
-class SpikingCrossQPolicy(SpikingPolicyMixin, CrossQPolicy):
+class SpikingCrossQPolicy(SpikingGaussianPolicy, CrossQPolicy):
     """`"SpikingPopPolicy"` of CrossQ: population-coded spiking actor, dense critics.
 
     Takes every keyword of CrossQPolicy with its meaning, and those of SpikingOptions. `net_arch`
@@ -29,6 +34,8 @@ class SpikingCrossQPolicy(SpikingPolicyMixin, CrossQPolicy):
         ValueError: if `spiking_critic` is set.
     """
 
+    dict_remedy = DICT_REMEDY
+    actor_class = SpikingCrossQActor
     actor: SpikingCrossQActor
 
     def _check_options(self, options: SpikingOptions) -> None:
@@ -37,17 +44,6 @@ class SpikingCrossQPolicy(SpikingPolicyMixin, CrossQPolicy):
                 "CrossQ has no target network because batch renormalization in its critics takes "
                 "that part, and spiking networks have none: leave spiking_critic=False, or use SAC"
             )
-
-    def _build(self, lr_schedule: Schedule) -> None:
-        super()._build(lr_schedule)
-        self.actor.scale_learning_rate()
-
-    def make_actor(
-        self, features_extractor: BaseFeaturesExtractor | None = None
-    ) -> SpikingCrossQActor:
-        """Build the spiking actor."""
-        kwargs = self._update_features_extractor(self.actor_kwargs, features_extractor)
-        return SpikingCrossQActor(**kwargs, **self.options.as_kwargs()).to(self.device)
 
     def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> CrossQCritic:
         """Build CrossQ's critic; it refuses NaN and infinite observations."""

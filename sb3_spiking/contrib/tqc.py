@@ -2,12 +2,12 @@
 
 from sb3_contrib.tqc.policies import Actor, Critic, TQCPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
-from stable_baselines3.common.type_aliases import Schedule
 
 from sb3_spiking.actors import SpikingGaussianActor
 from sb3_spiking.critics import SpikingCriticNetworks
 from sb3_spiking.faults import CheckedInput
-from sb3_spiking.mixin import DictInput, ImageInput, SpikingPolicyMixin
+from sb3_spiking.mixin import DictInput, ImageInput
+from sb3_spiking.sac import SpikingGaussianPolicy
 
 
 class SpikingTQCActor(SpikingGaussianActor, Actor):
@@ -22,7 +22,7 @@ class SpikingTQCCritic(SpikingCriticNetworks, Critic):
     """TQC's critic with spiking networks."""
 
 
-class SpikingTQCPolicy(SpikingPolicyMixin, TQCPolicy):
+class SpikingTQCPolicy(SpikingGaussianPolicy, TQCPolicy):
     """`"SpikingPopPolicy"` of TQC: population-coded spiking actor, dense quantile critics.
 
     Takes every keyword of TQCPolicy with its meaning, and those of SpikingOptions. `net_arch` (or
@@ -30,18 +30,8 @@ class SpikingTQCPolicy(SpikingPolicyMixin, TQCPolicy):
     actor's learning rate is `actor_lr_scale` times the algorithm's.
     """
 
+    actor_class = SpikingTQCActor
     actor: SpikingTQCActor
-
-    def _build(self, lr_schedule: Schedule) -> None:
-        super()._build(lr_schedule)
-        self.actor.scale_learning_rate()
-
-    def make_actor(
-        self, features_extractor: BaseFeaturesExtractor | None = None
-    ) -> SpikingTQCActor:
-        """Build the spiking actor."""
-        kwargs = self._update_features_extractor(self.actor_kwargs, features_extractor)
-        return SpikingTQCActor(**kwargs, **self.options.as_kwargs()).to(self.device)
 
     def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> Critic:
         """Build TQC's critic, which refuses NaN and infinite observations, or a spiking one."""

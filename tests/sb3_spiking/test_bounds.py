@@ -4,13 +4,15 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor
+from stable_baselines3.common.vec_env import VecNormalize
 
 from policies.actor import PopulationBody
 from policies.normalizer import RunningNormalizer
 from sb3_spiking.bounds import feature_bounds
 from tests.sb3_spiking import matrix
-from tests.sb3_spiking.envs import DICT
+from tests.sb3_spiking.envs import DICT, IMAGE
 
 MIXED = spaces.Box(
     np.array([-4.8, -np.inf, -0.4, -3.4e38, 2.0], np.float32),
@@ -28,13 +30,14 @@ def test_bounded_features_fill_the_encoders_range_and_stay() -> None:
     assert bounds is not None
     normalizer.fix_bounds(*bounds)
     # A feature of one value has no range either.
-    assert normalizer.fixed.tolist() == [True, False, True, False, False]
+    assert normalizer.running_fixed.tolist() == [1, 0, 1, 0, 0]
     low = torch.tensor([[-4.8, 0.0, -0.4, 0.0, 2.0]])
     high = torch.tensor([[4.8, 0.0, 0.2, 0.0, 2.0]])
     torch.testing.assert_close(normalizer(low)[0, [0, 2]], torch.tensor([-3.0, -3.0]))
     torch.testing.assert_close(normalizer(high)[0, [0, 2]], torch.tensor([3.0, 3.0]))
     generator = torch.Generator().manual_seed(0)
     data = 7.0 + 0.1 * torch.randn(1000, 5, generator=generator)
+    data[:, 0], data[:, 2] = 4.8, -0.4
     normalizer.update(data)
     torch.testing.assert_close(normalizer(high)[0, [0, 2]], torch.tensor([3.0, 3.0]))
     torch.testing.assert_close(normalizer.running_mean[[1, 3, 4]], data.mean(0)[[1, 3, 4]])
@@ -48,10 +51,53 @@ def test_deferred_updates_leave_bounded_features_too() -> None:
     normalizer.fix_bounds(torch.tensor([-1.0, -torch.inf]), torch.tensor([1.0, torch.inf]))
     before = normalizer.running_var.clone()
     normalizer.train()
-    normalizer.update(torch.full((8, 2), 5.0))
+    normalizer.update(torch.tensor([[0.5, 5.0]] * 8))
     normalizer.eval()
     assert normalizer.running_var[0] == before[0]
     assert normalizer.running_mean.tolist() == [0.0, 5.0]
+
+
+@pytest.mark.parametrize("deferred", [False, True])
+def test_bounds_that_data_contradict_are_given_up(deferred: bool) -> None:
+    normalizer = RunningNormalizer(3, deferred=deferred)
+    normalizer.fix_bounds(-torch.ones(3), torch.ones(3))
+    normalizer.train()
+    first = torch.tensor([[0.0, 0.0, 1.04], [0.5, 2.0, 0.0]])  # rounding is no contradiction
+    normalizer.update(first)
+    assert not deferred or normalizer.running_fixed.tolist() == [1, 1, 1]
+    normalizer.eval()
+    assert normalizer.running_fixed.tolist() == [1, 0, 1]
+    assert normalizer.running_mean.tolist() == [0.0, 1.0, 0.0]
+    assert normalizer.running_var[1] == 1.0
+    normalizer.train()
+    normalizer.update(torch.zeros(2, 3))
+    normalizer.eval()
+    assert normalizer.running_fixed.tolist() == [1, 0, 1]
+    assert normalizer.running_mean[1] == 0.5
+
+
+def test_broken_batches_give_up_nothing() -> None:
+    normalizer = RunningNormalizer(2)
+    normalizer.fix_bounds(-torch.ones(2), torch.ones(2))
+    state = {name: value.clone() for name, value in normalizer.state_dict().items()}
+    for bad in (torch.nan, torch.inf):
+        normalizer.update(torch.tensor([[bad, 0.0], [5.0, 0.0]]))
+    assert all(torch.equal(value, state[name]) for name, value in normalizer.state_dict().items())
+
+
+@pytest.mark.parametrize("algorithm", ["DQN", "QRDQN", "TRPO"])
+def test_under_vecnormalize_little_is_clipped(algorithm: str) -> None:
+    """It rescales observations and leaves the bounds of their space as they were."""
+    env = VecNormalize(make_vec_env("MountainCar-v0", 1, seed=0))
+    model = matrix.make(algorithm, env)
+    model.learn(200)
+    obs = env.normalize_obs(np.array([[-0.5, 0.0], [-0.45, 0.01], [-0.55, -0.01]]))
+    normalizer = body(model).eval().normalizer
+    assert normalizer is not None
+    assert normalizer.running_fixed[1] == 0
+    z = normalizer(torch.as_tensor(obs, dtype=torch.float32))
+    assert z[:, 1].abs().max() < 3.0
+    assert z[:, 1].unique().numel() == 3
 
 
 def test_bounds_of_another_shape_are_named() -> None:
@@ -66,20 +112,22 @@ def test_bounds_of_another_shape_are_named() -> None:
         (spaces.MultiBinary(3), [0.0, 1.0]),
         (spaces.Box(-2.0, 5.0, (3,), np.float32), [-2.0, 5.0]),
         (spaces.Box(-2.0, 5.0, (3,), np.float64), [-2.0, 5.0]),
-        (spaces.Box(-10.0, 10.0, (3,), np.float32), None),  # VecNormalize's
+        (spaces.Box(-10.0, 10.0, (3,), np.float32), [-10.0, 10.0]),
+        (spaces.Box(-1e9, 1e9, (3,), np.float32), [-np.inf, np.inf]),
+        (spaces.Box(-1.7e308, 3.0, (3,), np.float64), [-np.inf, 3.0]),
+        (spaces.Box(-np.inf, np.inf, (3,), np.int64), [-np.inf, np.inf]),
+        (spaces.Box(-np.inf, 5, (3,), np.int32), [-np.inf, 5.0]),
     ],
 )
-def test_what_is_known(space: spaces.Space[Any], expected: list[float] | None) -> None:
+def test_what_is_known(space: spaces.Space[Any], expected: list[float]) -> None:
     bounds = feature_bounds(space, FlattenExtractor(space), 3)
-    if expected is None:
-        assert bounds is None
-    else:
-        assert bounds is not None
-        assert torch.stack(bounds, dim=1).tolist() == [expected] * 3
+    assert bounds is not None
+    assert torch.stack(bounds, dim=1).tolist() == [expected] * 3
 
 
 def test_other_extractors_have_none() -> None:
     assert feature_bounds(DICT, CombinedExtractor(DICT), 5) is None
+    assert feature_bounds(IMAGE, FlattenExtractor(IMAGE), 36 * 36 * 3) is None
 
 
 @pytest.mark.parametrize("algorithm", list(matrix.ALGORITHMS))
@@ -92,7 +140,7 @@ def test_every_algorithm_takes_the_bounds(algorithm: str) -> None:
     normalizer = body(model).normalizer
     assert normalizer is not None
     if algorithm == "RecurrentPPO":  # what it normalizes are LSTM outputs
-        assert not normalizer.fixed.any()
+        assert not normalizer.running_fixed.any()
     else:
         assert normalizer.running_mean.tolist() == [1.0] * 3
         assert normalizer.running_var.tolist() == [1.0] * 3
@@ -116,7 +164,7 @@ def test_the_mask_survives_saving(tmp_path: Any) -> None:
     loaded.learn(24)
     normalizer = body(loaded).normalizer
     assert normalizer is not None
-    assert normalizer.fixed.all()
+    assert normalizer.running_fixed.all()
     assert normalizer.running_mean.tolist() == [0.5] * 5
 
 

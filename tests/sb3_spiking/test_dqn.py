@@ -87,6 +87,12 @@ def test_sizes_are_dqns() -> None:
     model = DQN("SpikingPopPolicy", "CartPole-v1", buffer_size=10)
     assert network(model).config.hidden_sizes == (64, 64)
     assert network(model).config.decoder.pop_size == 128
+    assert network(model).config.encoder.pop_size == 15
+    assert network(model).readout.gain == 10.0
+    model = DQN(
+        "SpikingPopPolicy", "CartPole-v1", buffer_size=10, policy_kwargs={"value_gain": 2.0}
+    )
+    assert network(model).readout.gain == 2.0
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

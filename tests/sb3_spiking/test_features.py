@@ -5,12 +5,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.envs import BitFlippingEnv
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize
 from torch import nn
 
 from policies.actor import PopulationBody
+from policies.value import ValueNetwork
 from tests.sb3_spiking import matrix
 
 
@@ -75,20 +77,60 @@ def value_networks(model: Any) -> dict[str, nn.Module]:
     return {"critic": policy.critic, "target": policy.critic_target}
 
 
+def spiking_critic(algorithm: str, **kwargs: Any) -> Any:
+    env = matrix.environment(algorithm, "Box", matrix.action_spaces(algorithm)[0])
+    return matrix.make(algorithm, env, policy_kwargs={"spiking_critic": True, **kwargs})
+
+
 @pytest.mark.parametrize("algorithm", names("spiking_critic"))
-@pytest.mark.parametrize("encoder", ["deterministic", "poisson"])
-def test_spiking_critic(algorithm: str, encoder: str, tmp_path: Path) -> None:
-    if encoder == "poisson" and algorithm not in matrix.REPLAY:
-        return  # refused, see test_on_policy
-    action = matrix.action_spaces(algorithm)[0]
-    kwargs = {"spiking_critic": True, "encoder": encoder}
-    env = matrix.environment(algorithm, "Box", action)
-    model = matrix.make(algorithm, env, policy_kwargs=kwargs)
+def test_spiking_critic(algorithm: str, tmp_path: Path) -> None:
+    model = spiking_critic(algorithm)
     before = {
         name: matrix.copies(dict(network.named_parameters()))
         for name, network in value_networks(model).items()
     }
     check(model, tmp_path)
     for name, network in value_networks(model).items():
-        assert sum(isinstance(m, PopulationBody) for m in network.modules()) >= 1
+        assert any(isinstance(module, PopulationBody) for module in network.modules())
         matrix.assert_moved(dict(network.named_parameters()), before[name])
+
+
+@pytest.mark.parametrize("algorithm", matrix.REPLAY)
+def test_spiking_critics_give_as_many_values_and_never_draw(algorithm: str) -> None:
+    model = spiking_critic(algorithm, encoder="poisson", value_gain=3.0)
+    obs, actions = torch.randn(7, 3), torch.rand(7, 2)
+    values = model.critic(obs, actions)
+    again = model.critic(obs, actions)
+    if algorithm == "TQC":
+        assert values.shape == (7, 2, 5)
+    else:
+        assert [v.shape for v in values] == [(7, 1)] * (1 if algorithm == "DDPG" else 2)
+    for value, same in zip(values, again, strict=True):
+        assert torch.equal(value, same)
+    for network in model.critic.q_networks:
+        assert isinstance(network, ValueNetwork)
+        assert network.readout.gain == 3.0
+
+
+@pytest.mark.parametrize("algorithm", matrix.REPLAY)
+def test_critics_learn_statistics_from_replayed_actions_only(algorithm: str) -> None:
+    model = spiking_critic(algorithm)
+    model.learn(24)
+    assert model._n_updates > 0
+    for network in model.critic.q_networks:
+        assert network.normalizer.running_count == model._n_updates * model.batch_size
+        assert not network.normalizer.frozen
+
+
+@pytest.mark.parametrize("algorithm", ["PPO", "A2C", "TRPO", "RecurrentPPO", "MaskablePPO"])
+def test_spiking_value_networks_have_their_own_layers(algorithm: str) -> None:
+    arch = {"pi": [9], "vf": [11, 7]}
+    model = spiking_critic(algorithm, net_arch=arch, value_gain=3.0, value_pop_size=20)
+    network = model.policy.mlp_extractor.value_net
+    assert network.config.hidden_sizes == (11, 7)
+    assert network.config.defer_normalizer
+    assert model.policy.mlp_extractor.policy_net.config.hidden_sizes == (9,)
+    assert model.policy.value_net.gain == 3.0
+    assert model.policy.value_net.level.in_features == 20
+    # ortho_init is for dense layers: it would set biases to 0.
+    assert all(linear.bias.abs().max() > 0 for linear in network.mlp.linears)

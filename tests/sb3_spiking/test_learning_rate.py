@@ -7,6 +7,7 @@ import pytest
 import torch
 from stable_baselines3 import TD3
 
+from tests.sb3_spiking import matrix
 from tests.sb3_spiking.test_td3 import make
 
 
@@ -119,3 +120,17 @@ def test_adamw_and_sgd_are_scaled_too() -> None:
         kwargs = {"optimizer_class": optimizer, "optimizer_kwargs": {"weight_decay": 0.0}}
         model = make(policy_kwargs={"actor_lr_scale": 0.5, **kwargs})
         assert biggest_adam_step(model, 0.01) == pytest.approx(0.005, rel=1e-2)
+
+
+@pytest.mark.parametrize("algorithm", ["TD3", "SAC", "TQC", "CrossQ"])
+def test_every_actor_of_its_own_is_scaled(algorithm: str) -> None:
+    env = matrix.environment(algorithm, "Box", "Box")
+    model = matrix.make(algorithm, env, policy_kwargs={"actor_lr_scale": 0.1})
+    for actor in (model.actor, copy.deepcopy(model.policy).actor):
+        rates: list[float] = []
+        actor.optimizer.register_step_pre_hook(
+            lambda optimizer, args, kwargs, seen=rates: seen.append(optimizer.param_groups[0]["lr"])
+        )
+        actor.optimizer.param_groups[0]["lr"] = 0.01
+        actor.optimizer.step()
+        assert rates == [pytest.approx(1e-3)]

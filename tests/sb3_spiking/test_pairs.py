@@ -19,7 +19,7 @@ def make(algorithm: str, policy: str = "SpikingPopPolicy", **kwargs: Any) -> Any
 @pytest.mark.parametrize("kind", ["", "MultiInput", "Cnn"])
 def test_memory_is_recurrent_ppos(algorithm: str, kind: str) -> None:
     remedy = f"use 'SpikingPop{kind}Policy', or RecurrentPPO"
-    with pytest.raises(ValueError, match=f"{algorithm.replace('DDPG', 'TD3')} keeps no.*{remedy}"):
+    with pytest.raises(ValueError, match=f"{algorithm}.* keeps no.*{remedy}"):
         make(algorithm, f"SpikingPop{kind}LstmPolicy")
 
 
@@ -27,15 +27,23 @@ def test_memory_is_recurrent_ppos(algorithm: str, kind: str) -> None:
     ("algorithm", "policy", "message"),
     [
         ("CrossQ", "SpikingPopMultiInputPolicy", "use SAC or TQC"),
-        ("ARS", "SpikingPopMultiInputPolicy", "flat observations only; use another algorithm"),
-        ("ARS", "SpikingPopCnnPolicy", "flat observations only; use another algorithm"),
+        ("ARS", "SpikingPopMultiInputPolicy", "flat observations only: use another algorithm"),
+        ("ARS", "SpikingPopCnnPolicy", "flat observations only: use another algorithm"),
+        ("CrossQ", "dict", "use SAC or TQC"),
+        ("ARS", "dict", "use another algorithm"),
+        ("ARS", "image", "use another algorithm"),
+        ("TRPO", "dict", "use 'SpikingPopMultiInputPolicy'"),
+        ("TRPO", "image", "use 'SpikingPopCnnPolicy'"),
         ("TQC", "SpikingPopMultiInputPolicy", "takes Dict observations.*use 'SpikingPopPolicy'"),
         ("RecurrentPPO", "SpikingPopMultiInputLstmPolicy", "use 'SpikingPopPolicy'"),
     ],
 )
 def test_names(algorithm: str, policy: str, message: str) -> None:
+    observation = {"dict": "Dict", "image": "image"}.get(policy, "Box")
+    name = "SpikingPopPolicy" if observation != "Box" else policy
+    env = matrix.environment(algorithm, observation, matrix.action_spaces(algorithm)[0])
     with pytest.raises(ValueError, match=message):
-        make(algorithm, policy)
+        matrix.make(algorithm, env, name)
 
 
 @pytest.mark.parametrize("algorithm", ["PPO", "A2C", "TRPO", "RecurrentPPO", "MaskablePPO"])

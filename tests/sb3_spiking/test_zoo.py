@@ -142,7 +142,8 @@ def test_search(algo: str, run: Any, tmp_path: Path) -> None:
     common = ["--algo", algo, "--env", "Pendulum-v1", "-n", "64", "--eval-freq", "-1"]
     search = ["-optimize", "--n-trials", "2", "--n-startup-trials", "1", "--n-evaluations", "1"]
     search += ["--eval-episodes", "1", "--no-optim-plots", "--study-name", "s"]
-    fixed = ["-params", "policy_kwargs:dict(spike_steps=3, neuron='lif')", "n_envs:1"]
+    fixed = ["-params", "policy_kwargs:dict(spike_steps=3, neuron='lif', net_arch=[12])"]
+    fixed += ["n_envs:1"]
     storage = str(tmp_path / "study.log")
     seen: list[dict[str, Any]] = []
     algorithm = ALGOS[algo]
@@ -158,19 +159,82 @@ def test_search(algo: str, run: Any, tmp_path: Path) -> None:
     assert len(seen) == 2
     assert all(kwargs["spike_steps"] == 3 and kwargs["neuron"] == "lif" for kwargs in seen)
     assert seen[0]["v_decay"] != seen[1]["v_decay"]
-    assert all("net_arch" in kwargs for kwargs in seen)
+    assert all(kwargs["net_arch"] == [12] for kwargs in seen)
 
     backend = JournalFileBackend(storage)
     trial = optuna.load_study(
         study_name="s", storage=optuna.storages.JournalStorage(backend)
     ).trials[1]
     assert "spiking_spike_steps" not in trial.params
+    assert "spiking_i_decay" not in trial.params  # a LIF neuron has none
     assert "spiking_v_decay" in trial.params
     assert "tau" not in trial.params or algo != "crossq"
 
-    logs = run("train", *common, "--storage", storage, "--study-name", "s", "--trial-id", "1")
-    options = load(logs, algo, "Pendulum-v1", 2).policy.options
-    assert options.v_decay == trial.params["spiking_v_decay"]
+    again = [*common, "--storage", storage, "--study-name", "s", "--trial-id", "1"]
+    for run_id, typed in ((2, fixed), (3, [])):
+        logs = run("train", *again, *typed)
+        policy = load(logs, algo, "Pendulum-v1", run_id).policy
+        assert policy.options.v_decay == trial.params["spiking_v_decay"]
+        assert policy.options.spike_steps == (3 if typed else 5)
+        assert (policy.net_arch == [12]) == bool(typed)
+
+
+def test_a_trial_id_without_a_study_is_ignored(run: Any) -> None:
+    """As by RL Zoo itself."""
+    short = ("-n", "30", "--eval-freq", "-1", "--trial-id", "1")
+    logs = run("train", "--algo", "td3", "--env", "Pendulum-v1", *short)
+    assert load(logs, "td3", "Pendulum-v1").policy.net_arch == [400, 300]
+
+
+def test_a_files_settings_stay_under_a_trials(run: Any, tmp_path: Path) -> None:
+    file = tmp_path / "own.yml"
+    file.write_text(
+        "Pendulum-v1:\n  n_timesteps: 50\n  policy: MlpPolicy\n"
+        '  policy_kwargs: "dict(spike_steps=3, net_arch=[8])"\n'
+    )
+    common = ["--algo", "sac", "--env", "Pendulum-v1", "--eval-freq", "-1", "-conf", str(file)]
+    common += ["--storage", str(tmp_path / "study.log"), "--study-name", "s"]
+    search = ["-optimize", "--n-trials", "2", "--n-startup-trials", "1", "--n-evaluations", "1"]
+    run("train", *common, *search, "--eval-episodes", "1", "--no-optim-plots")
+    policy = load(run("train", *common, "--trial-id", "1"), "sac", "Pendulum-v1", 2).policy
+    assert policy.options.spike_steps == 3
+    assert policy.net_arch != [8]  # RL Zoo's search covers it
+
+
+@pytest.mark.parametrize("algo", sorted(RUNS))
+def test_nothing_without_effect_is_searched(algo: str) -> None:
+    trial: Any = optuna.trial.FixedTrial(
+        {
+            "spiking_spike_steps": 3, "spiking_encoder_pop_size": 6, "spiking_v_decay": 0.5,
+            "spiking_decoder_pop_size": 7, "spiking_value_pop_size": 64, "spiking_i_decay": 0.4,
+            "spiking_surrogate_width": 1.5, "spiking_actor_lr_scale": 0.2,
+        }
+    )  # fmt: skip
+    found = set(zoo_search.suggest(trial, algo, {}))
+    assert ("decoder_pop_size" in found) != (algo in ("dqn", "qrdqn"))
+    assert ("value_pop_size" in found) == (algo in ("dqn", "qrdqn"))
+    assert ("actor_lr_scale" in found) == (algo not in ("trpo", "ars"))
+    assert ("surrogate_width" in found) == (algo != "ars")
+    assert "value_pop_size" in zoo_search.suggest(trial, algo, {"spiking_critic": True})
+
+
+def test_a_dense_agent_is_not_continued(
+    run: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    common = ["--algo", "td3", "--env", "Pendulum-v1", "-n", "30", "--eval-freq", "-1"]
+    monkeypatch.setattr(sys, "argv", ["train", "-f", str(tmp_path / "dense"), *common])
+    rl_zoo3.train.train()
+    file = tmp_path / "dense" / "td3" / "Pendulum-v1_1" / "Pendulum-v1.zip"
+    with pytest.raises(ValueError, match=r"holds a dense policy, TD3Policy: continue it with"):
+        run("train", *common, "-i", str(file))
+
+
+@pytest.mark.parametrize("algo", ["trpo", "ars"])
+def test_normalized_environments_have_no_bounds(algo: str, run: Any) -> None:
+    env, steps = ("MountainCar-v0", "1024") if algo == "trpo" else ("Pendulum-v1", "400")
+    settings = ["-params", "n_envs:1", "normalize:True"]
+    logs = run("train", "--algo", algo, "--env", env, "-n", steps, "--eval-freq", "-1", *settings)
+    assert load(logs, algo, env).policy.options.normalize_obs is False
 
 
 def test_a_policy_without_counterpart_is_named(run: Any) -> None:

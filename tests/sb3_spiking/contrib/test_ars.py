@@ -1,3 +1,4 @@
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -58,10 +59,14 @@ def test_what_ars_cannot_do_is_named() -> None:
         make(policy_kwargs={"with_bias": False})
     with pytest.raises(ValueError, match="use 'deterministic' or 'analog'"):
         make(policy_kwargs={"encoder": "poisson"})
+    with pytest.raises(ValueError, match=r"use normalize_obs='bounds', or VecNormalize"):
+        make(policy_kwargs={"normalize_obs": True})
+    with pytest.raises(ValueError, match="leave out spiking_critic"):
+        make(policy_kwargs={"spiking_critic": True})
 
 
 @pytest.mark.parametrize("squash", [True, False])
-def test_bounded_actions(squash: bool) -> None:
+def test_bounded_actions(squash: bool, tmp_path: Path) -> None:
     model = make("Pendulum-v1", policy_kwargs={"squash_output": squash})
     action, _ = model.predict(100.0 * OBS[:, :3])
     assert np.abs(action).max() <= 2.0
@@ -69,3 +74,6 @@ def test_bounded_actions(squash: bool) -> None:
     model.policy.action_net.decoder.weight.zero_()
     action, _ = model.predict(OBS[:, :3])
     np.testing.assert_allclose(action, 2 * np.tanh(0.5) if squash else 0.5, rtol=1e-6)
+    model.policy.save(str(tmp_path / "policy"))
+    policy = type(model.policy).load(str(tmp_path / "policy"), device="cpu")
+    np.testing.assert_array_equal(action, policy.predict(OBS[:, :3])[0])
