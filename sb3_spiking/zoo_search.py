@@ -73,6 +73,9 @@ def add_search_space(
     def convert(params: dict[str, Any]) -> dict[str, Any]:
         own = {k.removeprefix(PREFIX): v for k, v in params.items() if k.startswith(PREFIX)}
         theirs = converter({k: v for k, v in params.items() if not k.startswith(PREFIX)})
+        if theirs.get("noise_type", "") is None:
+            # A trial without noise; RL Zoo would hand both names to the algorithm.
+            del theirs["noise_type"], theirs["noise_std"]
         return {**theirs, "policy_kwargs": {**theirs.get("policy_kwargs", {}), **own}}
 
     # The manager holds the same two tables.
