@@ -5,8 +5,12 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium import spaces
-from stable_baselines3.common.preprocessing import is_image_space
-from stable_baselines3.common.torch_layers import FlattenExtractor
+from stable_baselines3.common.preprocessing import get_flattened_obs_dim, is_image_space
+from stable_baselines3.common.torch_layers import (
+    BaseFeaturesExtractor,
+    CombinedExtractor,
+    FlattenExtractor,
+)
 from torch import Tensor, nn
 
 from policies.actor import PopulationBody
@@ -15,9 +19,10 @@ from policies.actor import PopulationBody
 LARGEST = 1e4
 
 
-def feature_bounds(
-    space: spaces.Space[Any], extractor: nn.Module, features: int
-) -> tuple[Tensor, Tensor] | None:
+Bounds = tuple[Tensor, Tensor]
+
+
+def feature_bounds(space: spaces.Space[Any], extractor: nn.Module, features: int) -> Bounds | None:
     """Lower and upper bounds [features], infinite where there are none; None if nothing is known.
 
     Args:
@@ -25,8 +30,14 @@ def feature_bounds(
         extractor: what maps its observations to features.
         features: number of features.
     """
-    if not isinstance(extractor, FlattenExtractor):
-        return None
+    if isinstance(extractor, CombinedExtractor) and isinstance(space, spaces.Dict):
+        return _joined(space, extractor)
+    if isinstance(extractor, FlattenExtractor):
+        return _flat(space, features)
+    return None
+
+
+def _flat(space: spaces.Space[Any], features: int) -> Bounds | None:
     if not isinstance(space, spaces.Box):  # one-hot vectors and bits
         return torch.zeros(features), torch.ones(features)
     if is_image_space(space):
@@ -36,6 +47,24 @@ def feature_bounds(
         for bound, limit in ((space.low.astype(float), -np.inf), (space.high.astype(float), np.inf))
     )
     return low, high
+
+
+def _joined(space: spaces.Dict, extractor: CombinedExtractor) -> Bounds:
+    """Each key's bounds side by side, as the extractor joins the features."""
+    lows, highs = [], []
+    for key, part in extractor.extractors.items():
+        known = None
+        if isinstance(part, nn.Flatten):
+            size = get_flattened_obs_dim(space[key])
+            known = _flat(space[key], size)
+        else:
+            assert isinstance(part, BaseFeaturesExtractor)  # a CNN for an image
+            size = part.features_dim
+        unknown = torch.full((size,), torch.inf)
+        low, high = known if known is not None else (-unknown, unknown)
+        lows.append(low)
+        highs.append(high)
+    return torch.cat(lows), torch.cat(highs)
 
 
 def fix_bounds(body: PopulationBody, space: spaces.Space[Any], extractor: nn.Module) -> None:

@@ -104,9 +104,9 @@ class SpikingActorCritic(CheckedInput, ScaledOptimizer, SpikingPolicyMixin):
                 policy.action_net.weight.mul_(ACTION_GAIN)
                 policy.action_net.bias.zero_()
         if self.options.spiking_critic:
-            judge: PopulationBody = policy.mlp_extractor.value_net
-            self._initialize(judge)
-            neurons = judge.config.decoder.pop_size
+            value_body: PopulationBody = policy.mlp_extractor.value_net
+            self._initialize(value_body)
+            neurons = value_body.config.decoder.pop_size
             policy.value_net = ValueReadout(neurons, gain=self.options.value_gain).to(policy.device)
         self._make_optimizer(lr_schedule)
 

@@ -1,13 +1,13 @@
 """Spiking policies for QR-DQN: the quantile network itself spikes."""
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 from sb3_contrib.qrdqn.policies import QRDQNPolicy, QuantileNetwork
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor
 
 from policies.value import ValueNetwork
+from sb3_spiking.dqn import SpikingDQNPolicy
 from sb3_spiking.faults import CheckedInput, check_finite_output
 from sb3_spiking.learning_rate import ScaledOptimizer
 from sb3_spiking.mixin import DictInput, ImageInput, SpikingPolicyMixin
@@ -53,10 +53,7 @@ class SpikingQRDQNPolicy(ScaledOptimizer, SpikingPolicyMixin, QRDQNPolicy):
     `actor_lr_scale` times the algorithm's. Defaults are those of DQN's.
     """
 
-    default_options: ClassVar[Mapping[str, Any]] = {
-        "normalize_obs": "bounds",
-        "encoder_pop_size": 15,
-    }
+    default_options = SpikingDQNPolicy.default_options
 
     def _build(self, lr_schedule: Schedule) -> None:
         super()._build(lr_schedule)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor
+from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor, NatureCNN
 from stable_baselines3.common.vec_env import VecNormalize
 
 from policies.actor import PopulationBody
@@ -18,6 +18,8 @@ MIXED = spaces.Box(
     np.array([-4.8, -np.inf, -0.4, -3.4e38, 2.0], np.float32),
     np.array([4.8, np.inf, 0.2, 3.4e38, 2.0], np.float32),
 )
+
+CHANNELS_FIRST = spaces.Box(0, 255, (3, 36, 36), np.uint8)
 
 
 def body(model: Any) -> PopulationBody:
@@ -125,8 +127,17 @@ def test_what_is_known(space: spaces.Space[Any], expected: list[float]) -> None:
     assert torch.stack(bounds, dim=1).tolist() == [expected] * 3
 
 
+def test_dict_observations_have_the_bounds_of_their_parts() -> None:
+    space = spaces.Dict({**DICT.spaces, "c": spaces.Discrete(2), "i": CHANNELS_FIRST})
+    extractor = CombinedExtractor(space, cnn_output_dim=4)
+    bounds = feature_bounds(space, extractor, extractor.features_dim)
+    assert bounds is not None
+    assert bounds[0].tolist() == [-np.inf] * 3 + [0.0] * 4 + [-np.inf] * 4
+    assert bounds[1].tolist() == [np.inf] * 3 + [1.0] * 4 + [np.inf] * 4
+
+
 def test_other_extractors_have_none() -> None:
-    assert feature_bounds(DICT, CombinedExtractor(DICT), 5) is None
+    assert feature_bounds(IMAGE, NatureCNN(CHANNELS_FIRST, 4), 4) is None
     assert feature_bounds(IMAGE, FlattenExtractor(IMAGE), 36 * 36 * 3) is None
 
 
