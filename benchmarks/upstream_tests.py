@@ -29,7 +29,19 @@ FILES = {
     ],
 }
 # test (a prefix of its id) -> why it cannot pass
-BY_NATURE: dict[str, str] = {}
+BY_NATURE = {
+    "tests/test_run.py::test_ppo_warnings": (
+        "asks whether the policy's class is called ActorCriticPolicy"
+    ),
+    "tests/test_cnn.py::test_features_extractor_target_net": (
+        "asks allclose to see one Polyak step of 3e-6 on receptive-field means of size 3"
+    ),
+    "tests/test_cnn.py::test_feature_extractor_target_net": "the same, in sb3-contrib",
+    "tests/test_invalid_actions.py::test_identity": (
+        "learning within 64 gradient steps; the spiking policy needs more, see "
+        "benchmarks.masked_learning"
+    ),
+}
 
 
 def main() -> None:
