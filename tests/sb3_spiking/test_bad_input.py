@@ -28,7 +28,7 @@ OPTIONS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"encoder_range": float("inf")}, ValueError, "encoder_range"),
     ({"actor_lr_scale": 0.0}, ValueError, "actor_lr_scale"),
     ({"actor_lr_scale": "0.3"}, TypeError, "actor_lr_scale must be a number"),
-    ({"normalize_obs": 1}, TypeError, "normalize_obs must be True or False, got 1"),
+    ({"normalize_obs": 1}, TypeError, "normalize_obs must be True, False or 'bounds', got 1"),
     ({"matmul": "int4"}, ValueError, r"matmul must be one of \['float32'\], got 'int4'"),
     ({"kernel": "cuda"}, ValueError, r"kernel must be one of \['auto', 'torch'\], got 'cuda'"),
     ({"net_arch": [64, 0]}, ValueError, "net_arch sizes must be at least 1, got 0"),
