@@ -110,7 +110,9 @@ class SpikingExperimentManager(exp_manager.ExperimentManager):
         kwargs = settings.get("policy_kwargs", {})
         if self.normalize and self.normalize_kwargs.get("norm_obs", True):
             policy_class: Any = ALGOS[self.algo].policy_aliases[settings["policy"]]
-            if policy_class.default_options.get("normalize_obs") == "bounds":
+            # A name that the algorithm refuses has no defaults; building it will say why.
+            defaults = getattr(policy_class, "default_options", {})
+            if defaults.get("normalize_obs") == "bounds":
                 settings["policy_kwargs"] = {"normalize_obs": False, **kwargs}
         return processed
 
