@@ -9,7 +9,8 @@ from policies.functional import (
     current_lif_sequence,
     lif_sequence,
 )
-from policies.surrogate import SpikeFn, Surrogate
+from policies.kernels import fused_lif_sequence
+from policies.surrogate import SpikeFn, Surrogate, tracing
 
 
 def _check_sequence(i_in_seq: Tensor) -> None:
@@ -25,16 +26,22 @@ class LIF(nn.Module):
 
     Args:
         config: decay, threshold, reset and surrogate.
+        fused: one backward for all steps: faster, but not twice differentiable, and without
+            gradient through the returned state. Where a state is passed in, or the network is
+            traced, the plain version runs; spikes are the same.
     """
 
-    def __init__(self, config: LIFConfig | None = None) -> None:
+    def __init__(self, config: LIFConfig | None = None, fused: bool = False) -> None:
         super().__init__()
         self.config = LIFConfig() if config is None else config
         self.spike_fn: SpikeFn = Surrogate(self.config.surrogate, self.config.surrogate_width)
+        self.fused = fused
 
     def forward(self, i_in_seq: Tensor, state: LIFState | None = None) -> tuple[Tensor, LIFState]:
         """Input currents [T, B, N] -> spikes [T, B, N] and the state after the last step."""
         _check_sequence(i_in_seq)
+        if self.fused and state is None and isinstance(self.spike_fn, Surrogate) and not tracing():
+            return fused_lif_sequence(i_in_seq, self.config, self.spike_fn)
         return lif_sequence(i_in_seq, state, self.config, self.spike_fn)
 
     def extra_repr(self) -> str:

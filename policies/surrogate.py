@@ -115,8 +115,26 @@ def straight_through(v: Tensor, v_threshold: float | Tensor) -> Tensor:
 
 
 def _step(v: Tensor, v_threshold: float | Tensor, derivative: Callable[[Tensor], Tensor]) -> Tensor:
+    if tracing():
+        # A traced graph is saved as plain operations: it cannot hold a Python function, and it is
+        # traced with gradients on. TorchScript and ONNX files only run forward.
+        return _fire(v, v_threshold)
     spikes = _Step.apply(v, v_threshold, derivative)  # type: ignore[no-untyped-call]  # torch's
     return cast(Tensor, spikes)
+
+
+def _fire(v: Tensor, v_threshold: float | Tensor) -> Tensor:
+    return fires(v, v_threshold).to(v.dtype)
+
+
+def fires(v: Tensor, v_threshold: float | Tensor) -> Tensor:
+    """Where v is above the threshold, strictly: booleans of v's shape, without gradient."""
+    return v > v_threshold
+
+
+def tracing() -> bool:
+    """Whether the call is being traced for TorchScript or ONNX."""
+    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined,no-untyped-call]  # torch's
 
 
 class _Step(torch.autograd.Function):
@@ -128,7 +146,7 @@ class _Step(torch.autograd.Function):
     def forward(
         v: Tensor, v_threshold: float | Tensor, derivative: Callable[[Tensor], Tensor]
     ) -> Tensor:
-        return (v > v_threshold).to(v.dtype)
+        return _fire(v, v_threshold)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

@@ -1,0 +1,48 @@
+"""Firing rates of a network while it runs."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from policies.neurons import LIF, CurrentLIF
+
+
+@contextmanager
+def recorded_rates(network: nn.Module) -> Iterator[dict[str, Tensor]]:
+    """Mean spikes per neuron and spike step of every layer that fires inside the block, by name.
+
+    A layer that runs twice keeps its last rate.
+    """
+    rates: dict[str, Tensor] = {}
+    handles = []
+    for name, module in network.named_modules():
+        if isinstance(module, LIF | CurrentLIF):
+            handles.append(module.register_forward_hook(_hook(name, rates)))
+    try:
+        yield rates
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _hook(name: str, rates: dict[str, Tensor]) -> Any:
+    def hook(_module: nn.Module, _args: tuple[Any, ...], output: tuple[Tensor, Any]) -> None:
+        rates[name] = output[0].detach().mean()
+
+    return hook
+
+
+def summary(rates: dict[str, Tensor]) -> dict[str, float]:
+    """What d3rlpy logs of the rates: their mean over layers, the lowest and the highest."""
+    if not rates:
+        return {}
+    # One transfer from the device for all layers.
+    values = torch.stack(list(rates.values())).tolist()
+    return {
+        "firing_rate": sum(values) / len(values),
+        "firing_rate_min": min(values),
+        "firing_rate_max": max(values),
+    }

@@ -1,0 +1,253 @@
+"""Networks behind d3rlpy's transformer algorithms.
+
+    (state, previous action, return-to-go) [B, L, .] -> tokens [B, L, D]
+        -> SpikingBackbone, spike trains inside -> [B, L, D] -> head -> actions or logits [B, L, A]
+
+`attention_mask` is d3rlpy's: 1 for padding, 0 for tokens that exist.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from d3rlpy.models.torch.encoders import VectorEncoder
+from d3rlpy.models.torch.transformers import (
+    ContinuousDecisionTransformer,
+    DiscreteDecisionTransformer,
+)
+from torch import Tensor, nn
+
+from policies.normalization import Folded, fold_before
+from policies.transformer import SpikingTransformer, TransformerConfig
+
+Observations = Tensor | Sequence[Tensor]
+
+
+class Progress(nn.Module):
+    """How far training has come; saved with the weights, so that schedules resume.
+
+    Args:
+        ptbn_steps: gradient steps until theta is 0.
+    """
+
+    step: Tensor
+    tokens: Tensor
+    theta: Tensor
+
+    def __init__(self, ptbn_steps: int) -> None:
+        super().__init__()
+        self.ptbn_steps = ptbn_steps
+        self.register_buffer("step", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("tokens", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("theta", torch.ones(()))
+
+    def advance(self) -> None:
+        """Count one gradient step; theta becomes that of the next one."""
+        self.set_step(int(self.step) + 1)
+
+    def set_step(self, step: int) -> None:
+        """Go on from that many gradient steps; theta becomes that of the next one."""
+        self.step.fill_(step)
+        self.theta.copy_((1.0 - self.step / self.ptbn_steps).clamp_min(0.0))
+
+
+class SpikingBackbone(nn.Module):
+    """A spiking transformer where d3rlpy expects its GPT: tokens [B, L, D] -> [B, L, D].
+
+    Args:
+        config: the transformer.
+        ptbn_steps: see Progress.
+        embed_dropout: probability of dropping an embedded feature in training, [0, 1].
+    """
+
+    def __init__(
+        self, config: TransformerConfig, ptbn_steps: int, embed_dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.transformer = SpikingTransformer(config)
+        self.progress = Progress(ptbn_steps)
+        self.dropout = nn.Dropout(embed_dropout)
+        # A number lets PTBN leave out its layer branch once theta is 0; a tensor does not, as
+        # data parallel training and CUDA graphs need: every parameter gets a gradient there.
+        self.theta_as_tensor = False
+
+    def forward(self, x: Tensor, attention_mask: Tensor) -> Tensor:
+        """Propagate tokens [B, L, D] with attention_mask [B, L], 1 for padding."""
+        theta = self.progress.theta if self.theta_as_tensor else self._theta()
+        out: Tensor = self.transformer(self.dropout(x), 1.0 - attention_mask, theta)
+        return out
+
+    def _theta(self) -> float:
+        return float(self.progress.theta) if self.training else 0.0
+
+    def fold(self, head: nn.Linear) -> None:
+        """Fold every norm, the last one into the head, in place."""
+        if self.transformer.config.attention == "softmax":
+            raise ValueError(
+                "attention='softmax' cannot be folded into a spike-driven network: it multiplies "
+                "real numbers; train with attention='pssa', 'tssa' or 'sssa'"
+            )
+        if getattr(head, "bias", None) is None:
+            head.bias = nn.Parameter(torch.zeros_like(head.weight[:, 0]))
+        # First what may refuse, so that a network that cannot be folded stays whole.
+        fold_before(self.transformer.norm, head)
+        self.transformer.norm = Folded()
+        self.transformer.fold_blocks()
+
+
+class InterleavedContinuous(ContinuousDecisionTransformer):
+    """d3rlpy's tokens (return-to-go, state, action of each step), spiking blocks, tanh head."""
+
+    def put_backbone(self, backbone: SpikingBackbone) -> None:
+        """Replace the dense blocks."""
+        self._gpt2 = backbone
+
+    @property
+    def backbone(self) -> SpikingBackbone:
+        """The spiking blocks."""
+        return self._gpt2
+
+    @property
+    def head(self) -> nn.Linear:
+        """The layer that reads actions."""
+        head: nn.Linear = self._output
+        return head
+
+
+class InterleavedDiscrete(DiscreteDecisionTransformer):
+    """d3rlpy's tokens (return-to-go, state, action of each step), spiking blocks, logits."""
+
+    def put_backbone(self, backbone: SpikingBackbone) -> None:
+        """Replace the dense blocks; a folded network's head needs a bias."""
+        self._gpt2 = backbone
+        if backbone.transformer.config.normalization == "folded":
+            self._output.bias = nn.Parameter(torch.zeros(self._output.out_features))
+
+    @property
+    def backbone(self) -> SpikingBackbone:
+        """The spiking blocks."""
+        return self._gpt2
+
+    @property
+    def head(self) -> nn.Linear:
+        """The layer that reads logits."""
+        head: nn.Linear = self._output
+        return head
+
+
+class JointTokenTransformer(nn.Module):
+    """One token per environment step: state, previous action and return-to-go, embedded and added.
+
+    With a linear encoder this is one linear layer on the three joined, as in DSFormer.
+
+    Args:
+        encoder: states [B * L, ...] -> [B * L, D].
+        action_size: dimensions of an action, or number of actions.
+        backbone: tokens [B, L, D] -> [B, L, D].
+        discrete: actions are indices; the output is logits.
+        position_encoding: timesteps [B, L] -> [B, L, D], or None.
+        embed_activation: applied to the sum, before positions are added.
+        mask_previous_action: a padded step's action does not reach the token after it; DSFormer's
+            release lets it.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        action_size: int,
+        backbone: SpikingBackbone,
+        *,
+        discrete: bool,
+        position_encoding: nn.Module | None = None,
+        embed_activation: nn.Module | None = None,
+        mask_previous_action: bool = True,
+    ) -> None:
+        super().__init__()
+        width = backbone.transformer.config.width
+        self.encoder = encoder
+        self.action_embed: nn.Module = (
+            nn.Embedding(action_size, width)
+            if discrete
+            else nn.Linear(action_size, width, bias=False)
+        )
+        self.rtg_embed = nn.Linear(1, width, bias=False)
+        self.position_encoding = position_encoding
+        self.embed_activation = nn.Identity() if embed_activation is None else embed_activation
+        self.embed_ln = nn.LayerNorm(width)
+        self.backbone = backbone
+        self.head = nn.Linear(width, action_size)
+        self.discrete = discrete
+        self.mask_previous_action = mask_previous_action
+        if isinstance(encoder, VectorEncoder):
+            encoder.apply(_init_linear)  # other encoders have a start of their own
+        for module in (self.action_embed, self.rtg_embed, self.head, self.position_encoding):
+            if module is not None:
+                module.apply(_init_linear)
+
+    def forward(
+        self,
+        x: Observations,
+        action: Tensor,
+        return_to_go: Tensor,
+        timesteps: Tensor,
+        attention_mask: Tensor,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Decide at every step of a context.
+
+        Args:
+            x: observations [B, L, ...], or a sequence of such.
+            action: the action taken at each step, [B, L, A] or indices [B, L, 1]; step i sees those
+                before i only.
+            return_to_go: [B, L, 1].
+            timesteps: [B, L], from 1; 0 at padding.
+            attention_mask: [B, L], 1 for padding.
+
+        Returns:
+            actions in [-1, 1], [B, L, A]; or, discrete, probabilities and logits [B, L, A] each.
+        """
+        h = self._embed(x, action, return_to_go, attention_mask)
+        if self.position_encoding is not None:
+            h = h + self.position_encoding(timesteps)
+        out: Tensor = self.head(self.backbone(self.embed_ln(h), attention_mask))
+        if self.discrete:
+            return torch.softmax(out, dim=-1), out
+        return torch.tanh(out)
+
+    def _embed(
+        self, x: Observations, action: Tensor, return_to_go: Tensor, attention_mask: Tensor
+    ) -> Tensor:
+        batch, length, _ = return_to_go.shape
+        flat = (
+            x.flatten(0, 1)
+            if isinstance(x, Tensor)
+            else [part.flatten(0, 1) for part in x]  # tuple observations
+        )
+        state = self.encoder(flat).view(batch, length, -1)
+        action = self.action_embed(
+            action.reshape(batch, length).long() if self.discrete else action
+        )
+        if self.mask_previous_action:
+            action = action * (1.0 - attention_mask)[..., None]
+        # The action of step i belongs to the token of step i + 1; the first token has none.
+        previous = nn.functional.pad(action[:, :-1], (0, 0, 1, 0))
+        embedded: Tensor = self.embed_activation(state + previous + self.rtg_embed(return_to_go))
+        return embedded
+
+
+def _init_linear(module: nn.Module) -> None:
+    """DSFormer's start: weights from N(0, 0.02), biases 0."""
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.normal_(module.weight, std=0.02)
+    if isinstance(module, nn.Linear) and module.bias is not None:
+        nn.init.zeros_(module.bias)
+
+
+SpikingNetwork = InterleavedContinuous | InterleavedDiscrete | JointTokenTransformer
+
+
+def fold_network(network: SpikingNetwork) -> None:
+    """Fold every norm behind the embedding into the linear layers, in place.
+
+    Raises:
+        ValueError: if the attention or the norms do not allow it, or it was done before.
+    """
+    network.backbone.fold(network.head)
