@@ -140,6 +140,8 @@ def _translate(released: Mapping[str, Tensor], window: int) -> dict[str, Tensor]
 
 def _name(name: str) -> str | None:
     """Our name for a released one; None for what has none here (counters, masks)."""
+    if name.endswith(".local_mask"):
+        return None
     if name.startswith("embed_ln."):
         return name
     if name.startswith("predict_action.0."):

@@ -39,22 +39,22 @@ class _FusedLIF(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         # v_seq holds the charged membrane of every step, before its reset.
         v_seq = torch.empty_like(i_in_seq, dtype=state_dtype(i_in_seq.dtype))
-        fired_seq = torch.empty_like(i_in_seq, dtype=torch.bool)
+        spikes_seq = torch.empty_like(v_seq)
         v = torch.zeros_like(v_seq[0])
         for t, i_in in enumerate(i_in_seq):
             torch.mul(v, config.v_decay, out=v_seq[t])
             v_seq[t].add_(i_in)
-            fired_seq[t] = fires(v_seq[t], config.v_threshold)
-            v = _reset(v_seq[t], fired_seq[t], config)
-        ctx.save_for_backward(v_seq, fired_seq)
+            spikes_seq[t] = fires(v_seq[t], config.v_threshold)
+            v = _after_reset(v_seq[t], spikes_seq[t], config)
+        ctx.save_for_backward(v_seq, spikes_seq)
         ctx.config, ctx.surrogate, ctx.dtype = config, surrogate, i_in_seq.dtype
         ctx.mark_non_differentiable(v)
-        return fired_seq.to(i_in_seq.dtype), v
+        return spikes_seq.to(i_in_seq.dtype), v
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor, None, None]:
-        v_seq, fired_seq = ctx.saved_tensors
+        v_seq, spikes_seq = ctx.saved_tensors
         config = ctx.config
         slope = ctx.surrogate.derivative(v_seq - config.v_threshold)
         grad_spikes = grad_outputs[0].to(v_seq.dtype)
@@ -67,18 +67,17 @@ class _FusedLIF(torch.autograd.Function):
             grad_spike = grad_spikes[t]
             if not config.detach_reset:
                 grad_spike = grad_spike - carried * _drop(v_seq[t], config)
-            torch.mul(grad_spike, slope[t], out=grad_seq[t])
             if config.reset_mode == "hard":
-                carried.masked_fill_(fired_seq[t], 0.0)
-            grad_seq[t].add_(carried)
+                carried.addcmul_(carried, spikes_seq[t], value=-1.0)
+            torch.addcmul(carried, grad_spike, slope[t], out=grad_seq[t])
         return grad_seq.to(ctx.dtype), None, None
 
 
-def _reset(v: Tensor, fired: Tensor, config: LIFConfig) -> Tensor:
+def _after_reset(v: Tensor, spikes: Tensor, config: LIFConfig) -> Tensor:
     if config.reset_mode == "hard":
-        # A product, not a fill: an infinite membrane that fires must become NaN, as in functional.
-        return v * ~fired
-    return v - config.v_threshold * fired
+        # v - v s rounds as v (1 - s) does for s in {0, 1}, in one pass.
+        return torch.addcmul(v, v, spikes, value=-1.0)
+    return v - config.v_threshold * spikes
 
 
 def _drop(v: Tensor, config: LIFConfig) -> Tensor | float:
