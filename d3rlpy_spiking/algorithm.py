@@ -111,11 +111,11 @@ class SpikingTransformerAlgorithm:
             with open(path, "wb") as file:
                 pickle.dump(content, file)
 
-        _write_atomically(fname, write)
+        write_atomically(fname, write)
 
     def save_model(self, fname: str) -> None:
         """Save weights, optimizer and schedules; a finished file or none."""
-        _write_atomically(fname, super().save_model)  # type: ignore[misc]  # d3rlpy's
+        write_atomically(fname, super().save_model)  # type: ignore[misc]  # d3rlpy's
 
     def save_policy(self, fname: str) -> None:
         """Save the network for a full context as TorchScript (.pt) or ONNX (.onnx).
@@ -176,7 +176,7 @@ def position_encoding(config: Any, width: int) -> PositionEncoding:
     return SimplePositionEncoding(width, rows)
 
 
-def _write_atomically(fname: str, write: Callable[[str], None]) -> None:
+def write_atomically(fname: str, write: Callable[[str], None]) -> None:
     """Let write fill a file beside fname, then rename it: fname is whole or as it was."""
     target = Path(fname)
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")

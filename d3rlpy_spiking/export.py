@@ -39,6 +39,8 @@ class _Policy(nn.Module):
         padding = torch.zeros_like(returns_to_go[..., 0])
         out = self.network(x, actions, returns_to_go, timesteps.long(), padding)
         values: Tensor = (out[1] if isinstance(out, tuple) else out)[0, -1]
+        # DSFormer reads no timestep, and an input that nothing reads would not be in the file.
+        values = values + 0.0 * timesteps.sum()
         if self.discrete:
             return values.argmax()
         if self.action_scaler is not None:

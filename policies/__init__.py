@@ -6,6 +6,8 @@
 
 ValueNetwork ends in a ValueReadout of one population in place of the decoder.
 
+    tokens [B, L, D] -> SpikingTransformer: spike trains [T, B, L, D] inside -> [B, L, D]
+
 Stable-Baselines3 users import `sb3_spiking` and never need this package.
 """
 
@@ -18,7 +20,8 @@ from policies.config import (
     NeuronConfig,
     PopulationActorConfig,
 )
-from policies.energy import LayerCount, OperationCount, count_operations
+from policies.energy import OperationCount, count_operations
+from policies.energy_counts import LayerCount
 from policies.functional import (
     CurrentLIFState,
     LIFState,
@@ -28,9 +31,11 @@ from policies.functional import (
     lif_step,
 )
 from policies.neurons import LIF, CurrentLIF, make_neuron
+from policies.normalization import NormConfig
 from policies.normalizer import RunningNormalizer
 from policies.population import PopulationDecoder, PopulationEncoder, PopulationReadout
 from policies.surrogate import SURROGATES, SpikeFn, Surrogate, straight_through
+from policies.transformer import SpikingTransformer, TransformerConfig
 from policies.value import ValueNetwork, ValueReadout
 
 # `policies` is a common folder name: the adapters check this mark before they trust the import.
@@ -49,6 +54,7 @@ __all__ = [
     "LIFState",
     "LayerCount",
     "NeuronConfig",
+    "NormConfig",
     "OperationCount",
     "PopulationActor",
     "PopulationActorConfig",
@@ -59,7 +65,9 @@ __all__ = [
     "RunningNormalizer",
     "SpikeFn",
     "SpikingMLP",
+    "SpikingTransformer",
     "Surrogate",
+    "TransformerConfig",
     "ValueNetwork",
     "ValueReadout",
     "count_operations",

@@ -26,8 +26,8 @@ from torch import Tensor, nn
 Attention = Literal["pssa", "tssa", "sssa", "softmax"]
 
 
-def _split(x: Tensor, num_heads: int) -> Tensor:
-    # [T, B, L, D] -> [T, B, H, L, d]
+def split_heads(x: Tensor, num_heads: int) -> Tensor:
+    """[T, B, L, D] -> [T, B, H, L, d]."""
     steps, batch, length, features = x.shape
     heads = x.reshape(steps, batch, length, num_heads, features // num_heads)
     return heads.transpose(2, 3)
@@ -38,7 +38,7 @@ def _merge(x: Tensor) -> Tensor:
     return x.transpose(2, 3).flatten(3)
 
 
-def _visible(length: int, valid: Tensor | None, like: Tensor) -> Tensor:
+def visible(length: int, valid: Tensor | None, like: Tensor) -> Tensor:
     """1 where query i may see key j, [1 or B, 1, L, L]."""
     causal = torch.ones(length, length, dtype=like.dtype, device=like.device).tril()
     if valid is None:
@@ -61,8 +61,8 @@ class StepAttention(nn.Module):
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None = None) -> Tensor:
         """Spikes q, k, v [T, B, L, D] and valid [B, L] -> counts [T, B, L, D]."""
-        q, k, v = (_split(x, self.num_heads) for x in (q, k, v))
-        scores = q @ k.transpose(-1, -2) * _visible(q.shape[-2], valid, q)
+        q, k, v = (split_heads(x, self.num_heads) for x in (q, k, v))
+        scores = q @ k.transpose(-1, -2) * visible(q.shape[-2], valid, q)
         return _merge(self.dropout(scores) @ v)
 
 
@@ -83,8 +83,10 @@ class TemporalAttention(nn.Module):
         """Spikes q, k, v [T, B, L, D] and valid [B, L] -> counts [T, B, L, D]."""
         steps, batch, length, features = q.shape
         # [T, B, H, L, d] -> [B, H, L, T * d]
-        q, k, v = (_split(x, self.num_heads).permute(1, 2, 3, 0, 4).flatten(3) for x in (q, k, v))
-        scores = q @ k.transpose(-1, -2) * _visible(q.shape[-2], valid, q)
+        q, k, v = (
+            split_heads(x, self.num_heads).permute(1, 2, 3, 0, 4).flatten(3) for x in (q, k, v)
+        )
+        scores = q @ k.transpose(-1, -2) * visible(q.shape[-2], valid, q)
         out: Tensor = self.dropout(scores) @ v
         size = features // self.num_heads
         out = out.reshape(batch, self.num_heads, length, steps, size)
@@ -166,12 +168,12 @@ class SoftmaxAttention(nn.Module):
 
         A query that sees no valid key gets 0.
         """
-        q, k, v = (_split(x, self.num_heads) for x in (q, k, v))
+        q, k, v = (split_heads(x, self.num_heads) for x in (q, k, v))
         scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
-        visible = _visible(q.shape[-2], valid, q)
+        seen = visible(q.shape[-2], valid, q)
         # The largest negative number, not infinity: a row without keys stays finite.
-        scores = scores.masked_fill(visible == 0, torch.finfo(scores.dtype).min)
-        weights = torch.softmax(scores, dim=-1) * visible
+        scores = scores.masked_fill(seen == 0, torch.finfo(scores.dtype).min)
+        weights = torch.softmax(scores, dim=-1) * seen
         return _merge(self.dropout(weights) @ v)
 
 

@@ -2,46 +2,27 @@
 
 The counting rules are NeuroBench's "effective" synaptic operations (Yik et al. 2025): for each
 linear layer, products whose input and weight are both non-zero; accumulates where the layer's input
-is binary, multiply-accumulates where it is not; biases, membrane updates and norms left out. One
-model execution is one decision, so the T spike steps of a decision add up.
+is binary, multiply-accumulates where it is not; biases and membrane updates left out. Norms count,
+which NeuroBench leaves out: folding them is a choice that should show. One model execution is one
+decision, so the T spike steps of a decision add up.
 
 These are counts, not energy: they say nothing about data movement.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from policies.energy_counts import LayerCount, Rule, is_binary
+from policies.energy_transformer import TRANSFORMER_RULES
 from policies.neurons import LIF, CurrentLIF
 from policies.population import PopulationDecoder, PopulationEncoder, PopulationReadout
 
-Output = Tensor | tuple[Tensor, NamedTuple]
-Hook = Callable[[nn.Module, tuple[Tensor, ...], Output], None]
-
-
-@dataclass(frozen=True)
-class LayerCount:
-    """Operations of one layer, mean a sample; its firing rate if it is a layer of neurons."""
-
-    # additions of a weight, for inputs in {0, 1}
-    accumulates: float = 0.0
-    # multiplications with addition, for any other input
-    multiply_accumulates: float = 0.0
-    # spikes per neuron per spike step, in [0, 1]; None where nothing spikes
-    firing_rate: float | None = None
-
-    def __add__(self, other: "LayerCount") -> "LayerCount":
-        """Counts of a layer that runs twice in one forward; its firing rate is the mean."""
-        rates = [rate for rate in (self.firing_rate, other.firing_rate) if rate is not None]
-        return LayerCount(
-            self.accumulates + other.accumulates,
-            self.multiply_accumulates + other.multiply_accumulates,
-            sum(rates) / len(rates) if rates else None,
-        )
+Hook = Callable[[nn.Module, tuple[Any, ...], Any], None]
 
 
 @dataclass(frozen=True)
@@ -71,32 +52,39 @@ class OperationCount:
 
 
 @torch.no_grad()
-def count_operations(model: nn.Module, observations: Tensor) -> OperationCount:
-    """Run model once on observations [B, ...] in evaluation mode and count.
+def count_operations(
+    model: nn.Module, *inputs: Any, rules: Mapping[type[nn.Module], Rule] | None = None
+) -> OperationCount:
+    """Run model once on a batch in evaluation mode and count.
 
     Counted: nn.Linear; PopulationEncoder (two products per receptive field, for the distance's
     square and its scale; the exponential and the spike generator are left out); PopulationDecoder
     (one product per output neuron that fired for a rate, one addition per spike for a membrane
-    readout); PopulationReadout alone (one product per active neuron).
+    readout); PopulationReadout alone (one product per active neuron); spiking attention and norms
+    (see `policies.energy_transformer`).
 
     Args:
-        model: any module whose forward takes the observations; a dense network serves as baseline.
-        observations: a batch of inputs that the counts are averaged over.
+        model: any module whose forward takes the inputs; a dense network serves as baseline.
+        inputs: a batch that the counts are averaged over; the first is [B, ...], or a list of such.
+        rules: how to count modules of further types; they come before the rules above.
 
     Returns:
         counts a sample, by module name.
     """
     counts: dict[str, LayerCount] = {}
     handles = []
+    first = inputs[0] if isinstance(inputs[0], Tensor) else inputs[0][0]
+    table = {**(rules or {}), **TRANSFORMER_RULES, **_RULES}
     for name, module in model.named_modules():
-        if isinstance(module, nn.Linear | PopulationEncoder | PopulationReadout | LIF | CurrentLIF):
-            hook = _hook(name, counts, observations.shape[0])
+        rule = next((table[kind] for kind in table if isinstance(module, kind)), None)
+        if rule is not None:
+            hook = _hook(name, counts, first.shape[0], rule)
             handles.append(module.register_forward_hook(hook))
     try:
         # Poisson encoders draw: measuring must not change a seeded run.
-        devices = [observations.device] if observations.device.type == "cuda" else []
+        devices = [first.device] if first.device.type == "cuda" else []
         with evaluating(model), torch.random.fork_rng(devices):
-            model(observations)
+            model(*inputs)
     finally:
         for handle in handles:
             handle.remove()
@@ -115,39 +103,54 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def _hook(name: str, counts: dict[str, LayerCount], samples: int) -> Hook:
-    def hook(module: nn.Module, args: tuple[Tensor, ...], output: Output) -> None:
-        spikes = output[0] if isinstance(output, tuple) else output
-        count = _count(module, args[0], spikes, samples)
+def _hook(name: str, counts: dict[str, LayerCount], samples: int, rule: Rule) -> Hook:
+    def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        count = rule(module, args, output, samples)
         counts[name] = count + counts[name] if name in counts else count
 
     return hook
 
 
-def _count(module: nn.Module, x: Tensor, output: Tensor, samples: int) -> LayerCount:
-    if isinstance(module, PopulationEncoder):
-        rate = float(output.mean()) if _is_binary(output) else None
-        return LayerCount(multiply_accumulates=2.0 * module.mean.numel(), firing_rate=rate)
-    if isinstance(module, PopulationReadout):
-        used = (module.weight.flatten() != 0).double()
-        if isinstance(module, PopulationDecoder):  # x is spikes, [T, B, N]
-            if module.config.kind == "membrane":
-                return LayerCount(accumulates=_products(x, used, samples))
-            x = x.sum(dim=0)
-        # A neuron's spikes are counted first; the count meets its weight once.
-        return LayerCount(multiply_accumulates=_products(x, used, samples))
-    if isinstance(module, nn.Linear):
-        products = _products(x, (module.weight != 0).sum(dim=0).double(), samples)
-        if _is_binary(x):
-            return LayerCount(accumulates=products)
-        return LayerCount(multiply_accumulates=products)
-    return LayerCount(firing_rate=float(output.mean()))
+def _encoder(module: nn.Module, _args: tuple[Any, ...], output: Any, _samples: int) -> LayerCount:
+    assert isinstance(module, PopulationEncoder)
+    rate = float(output.mean()) if is_binary(output) else None
+    return LayerCount(multiply_accumulates=2.0 * module.mean.numel(), firing_rate=rate)
+
+
+def _readout(module: nn.Module, args: tuple[Any, ...], _output: Any, samples: int) -> LayerCount:
+    assert isinstance(module, PopulationReadout)
+    x: Tensor = args[0]
+    used = (module.weight.flatten() != 0).double()
+    if isinstance(module, PopulationDecoder):  # x is spikes, [T, B, N]
+        if module.config.kind == "membrane":
+            return LayerCount(accumulates=_products(x, used, samples))
+        x = x.sum(dim=0)
+    # A neuron's spikes are counted first; the count meets its weight once.
+    return LayerCount(multiply_accumulates=_products(x, used, samples))
+
+
+def _linear(module: nn.Module, args: tuple[Any, ...], _output: Any, samples: int) -> LayerCount:
+    assert isinstance(module, nn.Linear)
+    x: Tensor = args[0]
+    products = _products(x, (module.weight != 0).sum(dim=0).double(), samples)
+    if is_binary(x):
+        return LayerCount(accumulates=products)
+    return LayerCount(multiply_accumulates=products)
+
+
+def _neurons(_module: nn.Module, _args: tuple[Any, ...], output: Any, _samples: int) -> LayerCount:
+    return LayerCount(firing_rate=float(output[0].mean()))
+
+
+_RULES: dict[type[nn.Module], Rule] = {
+    PopulationEncoder: _encoder,
+    PopulationReadout: _readout,
+    nn.Linear: _linear,
+    LIF: _neurons,
+    CurrentLIF: _neurons,
+}
 
 
 def _products(x: Tensor, fan_out: Tensor, samples: int) -> float:
     """Non-zero inputs [..., N], each times its non-zero weights, fan_out [N]; mean a sample."""
     return float(((x != 0).double() @ fan_out).sum()) / samples
-
-
-def _is_binary(x: Tensor) -> bool:
-    return bool(((x == 0) | (x == 1)).all())

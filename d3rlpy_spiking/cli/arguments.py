@@ -1,0 +1,147 @@
+"""Arguments of the commands."""
+
+import argparse
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from d3rlpy_spiking.cli.errors import UsageError
+from d3rlpy_spiking.cli.names import ALGORITHMS
+
+Arguments = argparse.Namespace
+
+_DESCRIPTION = """\
+Spiking policies for d3rlpy: train from a YAML file, evaluate, fold.
+
+  python -m d3rlpy_spiking train --config dsformer_small --dataset hopper.npz
+  python -m d3rlpy_spiking evaluate --model runs/dsformer_small_0/model.d3 \\
+      --env Hopper-v4 --target-return 3600
+  python -m d3rlpy_spiking fold --model runs/dsformer_small_0/model.d3 --output folded.d3
+"""
+
+_FILE = f"""\
+the YAML file:
+  algorithm: one of {", ".join(ALGORITHMS[:4])},
+             {", ".join(ALGORITHMS[4:7])},
+             or d3rlpy's dense {", ".join(ALGORITHMS[7:])}
+  train:     n_steps, n_steps_per_epoch (1000), save_interval (1, in epochs),
+             target_return and eval_episodes (10) for --eval-env
+  config:    fields of the algorithm's config; factories and scalers as
+             {{type: vector, params: {{hidden_units: [128]}}}}
+  maze:      arguments of d3rlpy_spiking.maze.maze_dataset, for --dataset maze
+
+The run's folder is OUTPUT/<name of the file>_<seed>: metrics as CSV and for TensorBoard,
+checkpoints model_<steps>.d3, and at the end results.json and model.d3.
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; see {self.prog} --help")
+
+
+def _integer(text: str, low: int) -> int:
+    if not re.fullmatch(r"\d+", text) or not low <= int(text) < 2**32:
+        raise argparse.ArgumentTypeError(f"must be an integer from {low} on, got {text!r}")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    return _integer(text, 1)
+
+
+def _seed(text: str) -> int:
+    return _integer(text, 0)
+
+
+def _device(text: str) -> str:
+    name = "cuda:0" if text == "cuda" else text
+    if not re.fullmatch(r"cpu|cuda:\d+", name):
+        raise argparse.ArgumentTypeError(f"must be cpu, cuda or cuda:<number>, got {text!r}")
+    return name
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", type=_device, default="cpu", help="cpu or cuda:0; default cpu")
+    parser.add_argument(
+        "--traceback", action="store_true", help="show where in the code an error arose"
+    )
+
+
+def _add_train(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--config", required=True, help="YAML file, or the name of one in zoo_configs/d3rlpy")
+    add("--dataset", required=True, help="file.npz, file.h5 of d3rlpy's dump, or maze")
+    add("--seed", type=_seed, default=0, help="seed of weights and batches; default 0")
+    add("--steps", type=_count, help="gradient steps in all, in place of the file's n_steps")
+    add("--output", type=Path, default=Path("runs"), help="where runs' folders go; default runs")
+    add("--resume", action="store_true", help="go on from the newest checkpoint, if there is one")
+    add(
+        "--progress",
+        action=argparse.BooleanOptionalAction,
+        help="progress bar; default: on a terminal",
+    )
+    add("--eval-env", help="Gymnasium environment to evaluate in at every checkpoint")
+    add("--target-return", type=float, help="return to ask for there")
+    add(
+        "--action-size",
+        type=_count,
+        help="number of discrete actions, where the dataset's file does not say it",
+    )
+
+
+def _add_evaluate(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--model", type=Path, required=True, help="file.d3; it can run code: trust its origin")
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--env", help="Gymnasium environment to act in")
+    where.add_argument("--dataset", choices=["maze"], help="maze: the maze's two test sets")
+    add("--target-return", type=float, help="return to ask for; needed with --env")
+    add("--episodes", type=_count, help="default 10; with --dataset maze walks a set, default 100")
+    add("--seed", type=_seed, help="first episode's seed, default 0; or the mazes' seed")
+    add("--config", help="YAML file with the maze's options; default: those of the model's run")
+    add("--json", type=Path, metavar="FILE", help="write the results there too")
+
+
+def _add_fold(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--model", type=Path, required=True, help="file.d3; it can run code: trust its origin")
+    add("--output", type=Path, required=True, help="where to write the folded model")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    parser = _Parser(
+        prog="python -m d3rlpy_spiking",
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, add, text, epilog in (
+        ("train", _add_train, "train an algorithm on a dataset", _FILE),
+        ("evaluate", _add_evaluate, "act in an environment, or walk mazes, with a model", None),
+        ("fold", _add_fold, "fold a spiking transformer's norms into its weights", None),
+    ):
+        command = commands.add_parser(
+            name,
+            help=text,
+            description=text[0].upper() + text[1:] + ".",
+            epilog=epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        add(command)
+        _add_common(command)
+    return parser
+
+
+def parse(argv: Sequence[str] | None = None) -> Arguments:
+    """Read the arguments.
+
+    Raises:
+        UsageError: if they are wrong.
+        SystemExit: after `--help`.
+    """
+    return build_parser().parse_args(argv)
