@@ -1,5 +1,6 @@
 """The README's code runs as printed, but for the number of steps."""
 
+import dataclasses
 import os
 import re
 import shlex
@@ -16,12 +17,14 @@ def test_python_blocks_run(tmp_path: Path) -> None:
     assert blocks
     for block in blocks:
         assert "10_000" in block
+        block = re.sub(r"n_steps(\w*)=\d+", r"n_steps\1=2", block.replace("10_000", "400"))
         run_python(
-            block.replace("10_000", "130"),
+            block,
             cwd=tmp_path,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
         )
     assert (tmp_path / "spiking_pendulum.zip").is_file()
+    assert (tmp_path / "spiking_dt.d3").is_file()
 
 
 def test_zoo_commands_run(tmp_path: Path) -> None:
@@ -59,6 +62,20 @@ def test_the_table_of_keywords_is_complete() -> None:
     assert documented == {
         name: f'"{value}"' if isinstance(value, str) else str(value)
         for name, value in SpikingOptions().as_kwargs().items()
+    }
+
+
+def test_the_table_of_d3rlpy_fields_is_complete() -> None:
+    from d3rlpy_spiking.options import SpikingFields
+
+    table = README.split("| field |")[1].split("\n\n")[0]
+    documented: dict[str, str] = {}
+    for names, defaults in re.findall(r"^\| (`[a-z_`, ]+`) \| (.+?) \|", table, re.MULTILINE):
+        keys = re.findall(r"`([a-z_]+)`", names)
+        documented |= dict(zip(keys, defaults.replace("`", "").split(", "), strict=True))
+    assert documented == {
+        field.name: f'"{field.default}"' if isinstance(field.default, str) else str(field.default)
+        for field in dataclasses.fields(SpikingFields)
     }
 
 
