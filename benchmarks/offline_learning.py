@@ -124,7 +124,7 @@ def evaluate(algo: Any, env_id: str, episodes: int, seed: int) -> list[float]:
             reward[i], total[i] = float(r), total[i] + float(r)
             alive[i] = not (terminated or truncated)
     for env in envs:
-        env.close()
+        env.close()  # type: ignore[no-untyped-call]  # gymnasium's
     return [float(value) for value in total]
 
 

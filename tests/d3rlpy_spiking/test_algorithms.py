@@ -317,22 +317,21 @@ def test_every_field_of_d3rlpy_s_configs_is_accepted() -> None:
 
 @ALL
 def test_dropout_fields_act(name: str) -> None:
-    for field in ("attn_dropout", "resid_dropout", "embed_dropout"):
+    def losses(**changes: float) -> set[float]:
+        """The first loss with two seeds of the dropout."""
         off = {"attn_dropout": 0.0, "resid_dropout": 0.0, "embed_dropout": 0.0}
-        algo = build(name, **(off | {field: 0.5}), normalization="tdln", v_threshold=0.1)
-        batch = make_dataset(is_discrete(algo)).sample_trajectory_batch(8, length=LENGTH)
-        losses = set()
-        for _ in range(2):
-            algo = build(name, **(off | {field: 0.5}), normalization="tdln", v_threshold=0.1)
-            torch.manual_seed(len(losses))
-            losses.add(algo.update(batch)["actor_loss" if name == "tacr" else "loss"])
-        assert len(losses) == 2, field
-        losses = set()
+        out = set()
         for seed in range(2):
-            algo = build(name, **off, normalization="tdln", v_threshold=0.1)
+            algo = build(name, **(off | changes), normalization="tdln", v_threshold=0.1)
+            d3rlpy.seed(0)
+            batch = make_dataset(is_discrete(algo)).sample_trajectory_batch(8, length=LENGTH)
             torch.manual_seed(seed)
-            losses.add(algo.update(batch)["actor_loss" if name == "tacr" else "loss"])
-        assert len(losses) == 1
+            out.add(algo.update(batch)["actor_loss" if name == "tacr" else "loss"])
+        return out
+
+    assert len(losses()) == 1
+    for field in ("attn_dropout", "resid_dropout", "embed_dropout"):
+        assert len(losses(**{field: 0.5})) == 2, field
 
 
 def test_saving_is_atomic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

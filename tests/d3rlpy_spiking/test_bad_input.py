@@ -58,7 +58,7 @@ def test_fields_out_of_range(name: str, changes: dict[str, Any], message: str) -
 
 def test_unknown_field() -> None:
     with pytest.raises(TypeError, match="spike_step"):
-        spiking.DSFormerConfig(spike_step=4)  # type: ignore[call-arg]
+        spiking.DSFormerConfig(spike_step=4)
 
 
 @pytest.mark.parametrize("name", ["sdt", "strl", "tacr", "discrete_sdt", "discrete_strl"])
@@ -154,7 +154,7 @@ def test_episode_longer_than_the_position_table() -> None:
 def test_broken_observation_and_broken_weights() -> None:
     algo = build("sdt")
     inpt = make_context(algo)
-    inpt.observations[2, 1] = float("nan")  # type: ignore[call-overload,index]
+    inpt.observations[2, 1] = float("nan")
     with pytest.raises(ValueError, match="observations must be finite"):
         algo.predict(inpt)
     good = make_context(algo)

@@ -35,7 +35,7 @@ def buffer(*episodes: Episode, discrete: bool = False, buffer: Any = None) -> Re
     )
 
 
-class KeepAll(InfiniteBuffer):  # type: ignore[misc]
+class KeepAll(InfiniteBuffer):
     """A buffer that lists what it is given, also episodes without a transition."""
 
     def __init__(self, *episodes: Episode) -> None:
