@@ -142,9 +142,12 @@ class PopulationSpikingEncoderFactory(EncoderFactory):
     *   A network costs about `spike_steps` times its dense counterpart, and critics come in pairs:
         a spiking actor with dense critics is the usual choice.
     *   Only vector observations; actions are vectors in [-1, 1], or integers.
-    *   Files that `save` and `save_policy` write and that name this encoder load where
-        `d3rlpy_spiking` was imported: `load_learnable` and `from_json` raise
-        KeyError: 'population_spiking' without. TorchScript files need neither.
+    *   The learning rates of d3rlpy's configs serve as they are.
+    *   `import d3rlpy_spiking` before `load_learnable` and `from_json`, which otherwise raise
+        KeyError: 'population_spiking'. TorchScript files from `save_policy("policy.pt")` need
+        neither package. d3rlpy's own .onnx files, of opset version 11, cannot hold the network:
+        give the network, or a traced function around it, to `torch.onnx.export` with dynamo=False
+        and opset_version=13 or later. Such a file runs with the batch size of its example.
 
     Raises:
         ValueError: if a value is out of range or a name unknown, when the factory is made and when
@@ -168,8 +171,8 @@ class PopulationSpikingEncoderFactory(EncoderFactory):
     encoder_std: float | None = None
     # features: "rate", spikes per spike step, or "membrane", spikes
     decoder: DecoderKind = "rate"
-    # factor on the features, > 0
-    feature_gain: float = 1.0
+    # factor on the features, > 0; rates in [0, 1] alone would reach returns of 50 too slowly
+    feature_gain: float = 5.0
     # neuron of every layer: "current_lif" or "lif"
     neuron: NeuronKind = "current_lif"
     # membrane decay per spike step, [0, 1]

@@ -15,6 +15,7 @@ from d3rlpy.models import VectorEncoderFactory
 from d3rlpy.preprocessing import StandardObservationScaler
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.jit import TracerWarning  # type: ignore[attr-defined]  # torch's
 
 from tests.common import run_python
 from tests.d3rlpy_spiking.common import is_discrete, make_dataset
@@ -56,10 +57,8 @@ def spiking_parameters(algo: Any) -> dict[str, Tensor]:
 def test_every_algorithm_with_an_encoder_is_tested() -> None:
     names = {
         name.removesuffix("Config")
-        for name in algos.__all__
-        if name.endswith("Config")
-        and isinstance(getattr(algos, name), type)
-        and encoder_fields(getattr(algos, name))
+        for name, config in vars(algos).items()
+        if name.endswith("Config") and isinstance(config, type) and encoder_fields(config)
     }
     assert names - TRANSFORMERS == set(SETTINGS)
 
@@ -127,7 +126,9 @@ def test_parameters_of_a_run_rebuild_the_same_architecture(tmp_path: Path) -> No
 @pytest.mark.parametrize("name", ["TD3PlusBC", "IQL", "SAC"])
 def test_spiking_actor_with_dense_critics(name: str) -> None:
     dense = {
-        field: DENSE for field in encoder_fields(type(make(name).config)) if "actor" not in field
+        field: DENSE
+        for field in encoder_fields(type(make(name).config))
+        if not field.startswith("actor")
     }
     algo = make(name, **dense)
     d3rlpy.seed(0)
@@ -155,18 +156,26 @@ def test_exported_policies_act_as_the_algorithm(name: str, tmp_path: Path) -> No
     expected = predict(algo)
     x = torch.from_numpy(observations())
     script, onnx = str(tmp_path / "policy.pt"), str(tmp_path / "policy.onnx")
+
+    def act(x: Tensor) -> Tensor:
+        scaled = algo.config.observation_scaler.transform(x)
+        result: Tensor = algo.impl.predict_best_action(scaled)
+        return result
+
     with warnings.catch_warnings():
         # torch announces the end of torch.jit, which d3rlpy exports with. Other warnings fail.
-        warnings.filterwarnings("ignore", r"`torch.jit.trace", DeprecationWarning)
+        warnings.filterwarnings("ignore", r"`torch.jit.(trace|load)", DeprecationWarning)
+        # d3rlpy's scaler asks a traced tensor whether it is built.
+        warnings.filterwarnings("ignore", category=TracerWarning, module=r"d3rlpy\.preprocessing")
         algo.save_policy(script)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", r"`torch.jit.load", DeprecationWarning)
         policy: Any = torch.jit.load(script)
+        algo.impl.modules.freeze()
+        traced: Any = torch.jit.trace(act, x, check_trace=False)
     np.testing.assert_array_equal(policy(x).numpy(), expected)
     with warnings.catch_warnings():
         # torch points to its newer exporter, which does not take traced functions.
         warnings.simplefilter("ignore")
-        torch.onnx.export(policy, (x,), onnx, opset_version=11, dynamo=False)
+        torch.onnx.export(traced, (x,), onnx, opset_version=13, dynamo=False)
     session = onnxruntime.InferenceSession(onnx)
     (actions,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
     np.testing.assert_allclose(actions, expected, atol=1e-6)
@@ -194,9 +203,7 @@ def imitation_error(factory: Any, steps: int) -> float:
     return float(np.square(algo.predict(x) - y).mean())
 
 
-def test_it_learns_to_imitate_as_a_dense_network() -> None:
-    spiking = imitation_error(small_factory(hidden_units=[64, 64], encoder_pop_size=10), 300)
-    dense = imitation_error(VectorEncoderFactory([64, 64]), 300)
+def test_it_learns_to_imitate() -> None:
+    error = imitation_error(small_factory(hidden_units=[64, 64], encoder_pop_size=10), 300)
     constant = float(np.var(np.tanh(np.random.default_rng(2).normal(size=100_000))))
-    assert spiking < 0.15 * constant
-    assert spiking < 3.0 * dense
+    assert error < 0.06 * constant

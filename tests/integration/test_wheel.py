@@ -31,14 +31,18 @@ def test_the_wheel_builds_and_imports_elsewhere(tmp_path: Path) -> None:
     top = {name.split("/")[0] for name in names}
     packages = {name for name in top if not name.endswith(".dist-info")}
     assert packages <= {"policies", "sb3_spiking", "d3rlpy_spiking", "zoo_configs"}
-    assert {"policies", "sb3_spiking"} <= packages
-    assert {"policies/py.typed", "sb3_spiking/py.typed"} <= set(names)
-    assert {"sb3_spiking/contrib/tqc.py", "zoo_configs/td3.yml"} <= set(names)
+    assert packages >= {"policies", "sb3_spiking", "d3rlpy_spiking"}
+    assert {f"{name}/py.typed" for name in packages - {"zoo_configs"}} <= set(names)
+    assert {"sb3_spiking/contrib/tqc.py", "policies/kernels/lif.py"} <= set(names)
+    assert {"zoo_configs/td3.yml", "zoo_configs/d3rlpy/dsformer.yml"} <= set(names)
     out = run_python(
         "import policies, sb3_spiking; from stable_baselines3 import TD3\n"
         "TD3('SpikingPopPolicy', 'Pendulum-v1', buffer_size=100, learning_starts=5).learn(8)\n"
-        "print(policies.__file__); print(sb3_spiking.__file__)",
+        "import d3rlpy_spiking; d3rlpy_spiking.DSFormerConfig().create().create_impl((3,), 2)\n"
+        "print(policies.__file__); print(sb3_spiking.__file__); print(d3rlpy_spiking.__file__)",
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
     )
-    assert all(line.startswith(str(tmp_path / "site")) for line in out.splitlines())
+    # Above them stands what d3rlpy's own import prints.
+    lines = out.splitlines()[-3:]
+    assert all(line.startswith(str(tmp_path / "site")) for line in lines)

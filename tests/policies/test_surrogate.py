@@ -1,8 +1,14 @@
+import functools
 import math
+import warnings
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 
+from policies.config import CurrentLIFConfig, LIFConfig, NeuronConfig
+from policies.neurons import make_neuron
 from policies.surrogate import SURROGATES, Surrogate, straight_through
 
 X = torch.linspace(-6.0, 6.0, 24_001, dtype=torch.float64)
@@ -77,3 +83,38 @@ def test_unknown_names_and_widths_are_refused() -> None:
         Surrogate("step")
     with pytest.raises(ValueError, match="surrogate_width must be > 0, got 0"):
         Surrogate("sigmoid", 0.0)
+
+
+def _trace(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> Any:
+    with warnings.catch_warnings():
+        # torch announces the end of torch.jit, and warns at checks of shapes.
+        warnings.simplefilter("ignore")
+        return torch.jit.trace(function, x, check_trace=False)
+
+
+@pytest.mark.parametrize("neuron", [LIFConfig(), CurrentLIFConfig()])
+def test_a_traced_neuron_spikes_as_it_did(neuron: NeuronConfig) -> None:
+    generator = torch.Generator().manual_seed(0)
+    layer = make_neuron(neuron)
+    x = torch.randn(5, 7, 11, generator=generator).requires_grad_()
+
+    def spikes_of(x: torch.Tensor) -> torch.Tensor:
+        spikes: torch.Tensor = layer(x)[0]
+        return spikes
+
+    (before,) = torch.autograd.grad(spikes_of(x).sum(), x)
+    traced = _trace(spikes_of, x)
+    assert "Python" not in str(traced.graph)  # a call into Python could not be saved
+    other = torch.randn(5, 7, 11, generator=generator)
+    assert torch.equal(traced(other), spikes_of(other))
+    assert 0.0 < spikes_of(other).mean() < 1.0
+    (after,) = torch.autograd.grad(spikes_of(x).sum(), x)
+    assert torch.equal(before, after)
+    assert before.abs().sum() > 0.0
+
+
+def test_traced_spikes_are_strict_too() -> None:
+    v = torch.tensor([0.4999, 0.5, 0.5001])
+    for spike_fn in (*(Surrogate(name) for name in SURROGATES), straight_through):
+        traced = _trace(functools.partial(spike_fn, v_threshold=0.5), torch.zeros(3))
+        assert traced(v).tolist() == [0.0, 0.0, 1.0]
