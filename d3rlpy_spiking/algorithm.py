@@ -5,6 +5,7 @@ import dataclasses
 import os
 import pickle
 import tempfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
@@ -58,9 +59,7 @@ class SpikingTransformerAlgorithm:
         """
         check_fit(n_steps, n_steps_per_epoch)
         discrete = self.get_action_type() == ActionSpace.DISCRETE  # type: ignore[attr-defined]
-        check_dataset(
-            dataset, discrete=discrete, scaled_actions=self._config.action_scaler is not None
-        )
+        check_dataset(dataset, discrete=discrete, action_scaler=self._config.action_scaler)
         self._check_episode_lengths(dataset)
         super().fit(dataset, n_steps, n_steps_per_epoch, **kwargs)  # type: ignore[misc]  # d3rlpy's
 
@@ -132,7 +131,9 @@ class SpikingTransformerAlgorithm:
 
         Each norm goes into the linear layer before it, the last one into the head. What remains
         real-valued is the embedding, its layer norm included, and the head. The copy has
-        normalization="folded"; it predicts, saves, loads and exports as this one does.
+        normalization="folded"; it predicts, saves, loads and exports as this one does. While theta
+        is above 0, training still uses layer statistics that evaluation and the copy do not have:
+        a warning says so.
 
         Raises:
             ValueError: if normalization="tdln" or attention="softmax", or it is folded already.
@@ -141,6 +142,15 @@ class SpikingTransformerAlgorithm:
             raise ValueError("nothing to fold yet: train or load the algorithm first")
         network: SpikingNetwork = copy.deepcopy(self._impl.network)
         fold_network(network)
+        theta = float(self._impl.progress.theta)
+        if self._config.normalization == "ptbn" and theta > 0.0:
+            warnings.warn(
+                f"PTBN has not reached batch statistics yet (theta {theta:.2f}): evaluated or "
+                "folded the network decides otherwise than it was trained; train for more than "
+                f"ptbn_steps={self._config.ptbn_steps} steps, or set ptbn_steps to a tenth of them",
+                UserWarning,
+                stacklevel=2,
+            )
         config = dataclasses.replace(self._config, normalization="folded")
         folded: Self = config.create(device=self._device)
         folded.create_impl(  # type: ignore[attr-defined]  # d3rlpy's

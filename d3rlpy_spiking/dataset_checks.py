@@ -6,15 +6,20 @@ from typing import Any
 import numpy as np
 from d3rlpy.constants import ActionSpace
 from d3rlpy.dataset import DatasetInfo, EpisodeBase, ReplayBufferBase
+from d3rlpy.preprocessing import ActionScaler, MinMaxActionScaler
 from numpy.typing import NDArray
 
 from policies.config import check_count
 
 # How far rounding to float32 may push an action out of [-1, 1].
 ACTION_SLACK = 1e-5
+# d3rlpy fits it to the dataset when training starts, so any finite range will do.
+ANY_RANGE: ActionScaler = MinMaxActionScaler()
 
 
-def check_dataset(dataset: ReplayBufferBase, *, discrete: bool, scaled_actions: bool) -> None:
+def check_dataset(
+    dataset: ReplayBufferBase, *, discrete: bool, action_scaler: ActionScaler | None = None
+) -> None:
     """Raise unless d3rlpy can train on the dataset.
 
     Episodes of one step pass if they end in a terminal: d3rlpy 2.8.1 samples them, pads them and
@@ -23,7 +28,8 @@ def check_dataset(dataset: ReplayBufferBase, *, discrete: bool, scaled_actions: 
     Args:
         dataset: what fit is given.
         discrete: whether the algorithm is for discrete actions.
-        scaled_actions: whether it has an action scaler, so that actions may leave [-1, 1].
+        action_scaler: the algorithm's; the actions that it scales must lie in [-1, 1]. One that
+            d3rlpy has yet to fit to the dataset passes.
 
     Raises:
         TypeError: if dataset is no ReplayBuffer.
@@ -48,8 +54,8 @@ def check_dataset(dataset: ReplayBufferBase, *, discrete: bool, scaled_actions: 
         _check_finite(name, episodes)
     if discrete:
         _check_discrete_actions(episodes, dataset.dataset_info.action_size)
-    elif not scaled_actions:
-        _check_action_range(episodes)
+    elif action_scaler is None or action_scaler.built:
+        _check_action_range(episodes, action_scaler)
 
 
 def check_fit(n_steps: int, n_steps_per_epoch: int) -> None:
@@ -129,13 +135,17 @@ def _check_finite(name: str, episodes: Sequence[EpisodeBase]) -> None:
                 )
 
 
-def _check_action_range(episodes: Sequence[EpisodeBase]) -> None:
+_SCALED = {False: "when there is no action scaler", True: "after the config's action scaler"}
+
+
+def _check_action_range(episodes: Sequence[EpisodeBase], scaler: ActionScaler | None) -> None:
     for i, episode in enumerate(episodes):
-        outside = np.abs(episode.actions) > 1.0 + ACTION_SLACK
+        scaled = episode.actions if scaler is None else scaler.transform_numpy(episode.actions)
+        outside = ~(np.abs(scaled) <= 1.0 + ACTION_SLACK)
         if outside.any():
             step, dimension = np.argwhere(outside)[0]
             raise ValueError(
-                "continuous actions must lie in [-1, 1] when there is no action scaler, got "
+                f"continuous actions must lie in [-1, 1] {_SCALED[scaler is not None]}, got "
                 f"{episode.actions[step, dimension]} in episode {i}, step {step}, dimension "
                 f"{dimension}; set action_scaler=MinMaxActionScaler(minimum=..., maximum=...) in "
                 "the config, or action_scaler(env.action_space) of d3rlpy_spiking.datasets"

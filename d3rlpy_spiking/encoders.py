@@ -141,6 +141,8 @@ class PopulationSpikingEncoderFactory(EncoderFactory):
         statistics of its own.
     *   A network costs about `spike_steps` times its dense counterpart, and critics come in pairs:
         a spiking actor with dense critics is the usual choice.
+    *   Rates in [0, 1] reach values of 50 slowly: spiking critics, value functions and DQN's
+        networks want `feature_gain=5.0` where returns are that large.
     *   Only vector observations; actions are vectors in [-1, 1], or integers.
     *   The learning rates of d3rlpy's configs serve as they are.
     *   `import d3rlpy_spiking` before `load_learnable` and `from_json`, which otherwise raise
@@ -171,8 +173,8 @@ class PopulationSpikingEncoderFactory(EncoderFactory):
     encoder_std: float | None = None
     # features: "rate", spikes per spike step, or "membrane", spikes
     decoder: DecoderKind = "rate"
-    # factor on the features, > 0; rates in [0, 1] alone would reach returns of 50 too slowly
-    feature_gain: float = 5.0
+    # factor on the features, > 0; 1 for actors, about 5 where a head computes large values
+    feature_gain: float = 1.0
     # neuron of every layer: "current_lif" or "lif"
     neuron: NeuronKind = "current_lif"
     # membrane decay per spike step, [0, 1]

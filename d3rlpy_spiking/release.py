@@ -142,28 +142,24 @@ def _name(name: str) -> str | None:
     """Our name for a released one; None for what has none here (counters, masks)."""
     if name.endswith(".local_mask"):
         return None
-    if name.startswith("embed_ln."):
-        return name
     if name.startswith("predict_action.0."):
         return name.replace("predict_action.0", "head")
     if name.endswith("pos_bias"):
         return f"backbone.transformer.{name.replace('attn.pos_bias', 'attention.mix.weight')}"
     block = re.match(r"(blocks\.\d+)\.(\w+\.\w+)\.(.+)", name)
-    if block is not None:
-        layer, rest = _LAYERS.get(block[2]), block[3]
-        prefix = f"backbone.transformer.{block[1]}.{layer}"
-        if layer is None:
-            return None
-    elif name.startswith("last_ln."):
-        prefix, rest = "backbone.transformer.norm", name.removeprefix("last_ln.")
-    else:
-        return name  # unknown: named by the check of the state dict
+    if block is not None and block[2] in _LAYERS:
+        return _norm(f"backbone.transformer.{block[1]}.{_LAYERS[block[2]]}", block[3])
+    if name.startswith("last_ln."):
+        return _norm("backbone.transformer.norm", name.removeprefix("last_ln."))
+    return name  # the embedding's norm; what is unknown, the check of the state dict names
+
+
+def _norm(prefix: str, rest: str) -> str | None:
+    """Our name for a layer's parameter, where it is one of a norm's branches too."""
     for released, ours in _NORMS.items():
         if rest.startswith(released + "."):
             return f"{prefix}{ours}.{rest.removeprefix(released + '.')}"
-    if rest.startswith("norm."):
-        return None  # PTBN's counters
-    return f"{prefix}.{rest}"
+    return None if rest.startswith("norm.") else f"{prefix}.{rest}"  # None: PTBN's counters
 
 
 def _band(matrix: Tensor, window: int) -> Tensor:

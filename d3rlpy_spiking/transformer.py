@@ -177,7 +177,7 @@ class JointTokenTransformer(nn.Module):
         self.head = nn.Linear(width, action_size)
         self.discrete = discrete
         self.mask_previous_action = mask_previous_action
-        if isinstance(encoder, VectorEncoder):
+        if _is_linear(encoder):
             encoder.apply(_init_linear)  # other encoders have a start of their own
         for module in (self.action_embed, self.rtg_embed, self.head, self.position_encoding):
             if module is not None:
@@ -231,6 +231,12 @@ class JointTokenTransformer(nn.Module):
         previous = nn.functional.pad(action[:, :-1], (0, 0, 1, 0))
         embedded: Tensor = self.embed_activation(state + previous + self.rtg_embed(return_to_go))
         return embedded
+
+
+def _is_linear(encoder: nn.Module) -> bool:
+    """Whether an encoder is d3rlpy's with one linear layer: DSFormer's embedding."""
+    layers = [module for module in encoder.modules() if isinstance(module, nn.Linear)]
+    return isinstance(encoder, VectorEncoder) and len(layers) == 1
 
 
 def _init_linear(module: nn.Module) -> None:

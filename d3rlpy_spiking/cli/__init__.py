@@ -41,7 +41,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _check_device(name: str) -> None:
+    if not name.startswith("cuda"):
+        return
+    import torch
+
+    if int(name.removeprefix("cuda:")) >= torch.cuda.device_count():
+        raise UsageError(
+            f"--device {name}: there are {torch.cuda.device_count()} CUDA devices here; use cpu"
+        )
+
+
 def _run(args: Arguments) -> None:
+    _check_device(args.device)
     with quiet_import():
         from d3rlpy_spiking.cli.evaluate import evaluate
         from d3rlpy_spiking.cli.fold import fold

@@ -53,9 +53,7 @@ def load_data(name: str, file: TrainFile, action_size: int | None) -> Data:
         )
     else:
         data = Data(_load_file(Path(name), discrete, action_size), None)
-    check_dataset(
-        data.dataset, discrete=discrete, scaled_actions=file.config.action_scaler is not None
-    )
+    check_dataset(data.dataset, discrete=discrete, action_scaler=file.config.action_scaler)
     _check_length(data.dataset, file.config)
     return data
 

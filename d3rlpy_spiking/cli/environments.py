@@ -95,7 +95,9 @@ def _episode(actor: Any, env: gymnasium.Env[Any, Any], seed: int) -> float:
     obs, _ = env.reset(seed=seed)
     reward, total, done = 0.0, 0.0, False
     while not done:
-        obs, last, terminated, truncated, _ = env.step(actor.predict(obs, reward))
+        # A copy: the wrapper keeps what it is given, and an environment may reuse its array.
+        action = actor.predict(np.array(obs), reward)
+        obs, last, terminated, truncated, _ = env.step(action)
         reward = float(last)
         total += reward
         done = terminated or truncated

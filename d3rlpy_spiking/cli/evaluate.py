@@ -10,7 +10,7 @@ from d3rlpy_spiking.cli.config import find_config, read_maze_options
 from d3rlpy_spiking.cli.environments import Episodes, print_episodes
 from d3rlpy_spiking.cli.errors import UsageError
 from d3rlpy_spiking.cli.fields import read_arguments
-from d3rlpy_spiking.cli.mazes import check_shape, maze_accuracy, maze_walks
+from d3rlpy_spiking.cli.mazes import check_shape, known_splits, maze_accuracy, maze_walks
 from d3rlpy_spiking.cli.runs import load_algorithm, read_json, write_json
 from d3rlpy_spiking.maze import maze_dataset
 
@@ -52,26 +52,33 @@ def _in_mazes(args: Arguments, algo: Any) -> dict[str, Any]:
         raise UsageError(f"the maze has discrete actions, {_name(algo)} continuous ones")
     if args.target_return is not None:
         raise UsageError("--target-return is for --env; in the maze every success returns 1")
-    options = _maze_options(args)
+    trained = _trained_on(args)
+    options = dict(trained or {})
+    if args.config is not None:
+        options = read_maze_options(find_config(args.config))
     if args.seed is not None:
         options["seed"] = args.seed
+    splits = known_splits(trained, options)
     shown = ", ".join(f"{name}={value}" for name, value in options.items())
     print(f"maze: {shown or 'default options'}")
     data = maze_dataset(**options)
     check_shape(algo, data)
-    found = maze_accuracy(algo, data)
-    walks = maze_walks(algo, data, args.episodes or 100)
+    found = maze_accuracy(algo, data, splits)
+    walks = maze_walks(algo, data, args.episodes or 100, splits)
     return {"maze": options, "accuracy": found, "walks": walks}
 
 
-def _maze_options(args: Arguments) -> dict[str, Any]:
-    """Options of the mazes: of the file given, or of the run that the model lies in."""
-    if args.config is not None:
-        return read_maze_options(find_config(args.config))
+def _trained_on(args: Arguments) -> dict[str, Any] | None:
+    """Options of the mazes of the run that the model lies in; None where --config must do."""
     record = Path(args.model).parent / "run.json"
     if not record.exists():
+        if args.config is not None:
+            return None
         raise UsageError(
             f"there is no run.json beside {args.model} that says which mazes it was trained on; "
             "pass the YAML file of its training with --config"
         )
-    return read_arguments(maze_dataset, read_json(record).get("maze", {}), f"{record}: maze")
+    content = read_json(record)
+    if not isinstance(content, dict):
+        raise UsageError(f"{record} must hold the settings of a run, got {type(content).__name__}")
+    return read_arguments(maze_dataset, content.get("maze", {}), f"{record}: maze")

@@ -1,13 +1,41 @@
 """The maze's two test sets."""
 
 import dataclasses
+import inspect
+from collections.abc import Sequence
 from typing import Any
 
 from d3rlpy_spiking.cli.errors import UsageError
-from d3rlpy_spiking.maze import MazeData, accuracy, rollout_success
+from d3rlpy_spiking.maze import MazeData, accuracy, maze_dataset, rollout_success
 
 SPLITS = ("pairs", "mazes")
 _MEANING = {"pairs": "new starts and goals in known mazes", "mazes": "mazes never trained on"}
+
+
+def all_options(given: dict[str, Any]) -> dict[str, Any]:
+    """The options of mazes with every default filled in."""
+    signature = inspect.signature(maze_dataset)
+    return {name: p.default for name, p in signature.parameters.items()} | given
+
+
+def known_splits(trained: dict[str, Any] | None, options: dict[str, Any]) -> Sequence[str]:
+    """The splits whose names are true of a model that was trained on the mazes of `trained`.
+
+    Args:
+        trained: options of its mazes; None: unknown, taken to be `options`.
+        options: those to evaluate on.
+
+    Raises:
+        UsageError: if some of the mazes would be known and others not.
+    """
+    if trained is None or all_options(trained) == all_options(options):
+        return SPLITS
+    if all_options(trained)["seed"] != all_options(options)["seed"]:
+        return ("mazes",)  # none of them is known
+    raise UsageError(
+        "the model was trained on other mazes of the same seed, so some of these may be known to "
+        "it; pass the options of its training, or another --seed"
+    )
 
 
 def check_shape(algo: Any, data: MazeData) -> None:
@@ -20,10 +48,10 @@ def check_shape(algo: Any, data: MazeData) -> None:
         )
 
 
-def maze_accuracy(algo: Any, data: MazeData) -> dict[str, Any]:
-    """Accuracy of single steps on both sets; prints it."""
+def maze_accuracy(algo: Any, data: MazeData, splits: Sequence[str] = SPLITS) -> dict[str, Any]:
+    """Accuracy of single steps on each set; prints it."""
     results = {}
-    for split in SPLITS:
+    for split in splits:
         found = accuracy(algo, getattr(data, split))
         results[split] = dataclasses.asdict(found)
         print(
@@ -35,10 +63,12 @@ def maze_accuracy(algo: Any, data: MazeData) -> dict[str, Any]:
     return results
 
 
-def maze_walks(algo: Any, data: MazeData, walks: int) -> dict[str, Any]:
-    """Walks on the algorithm's own decisions on both sets; prints how many arrive."""
+def maze_walks(
+    algo: Any, data: MazeData, walks: int, splits: Sequence[str] = SPLITS
+) -> dict[str, Any]:
+    """Walks on the algorithm's own decisions on each set; prints how many arrive."""
     results = {}
-    for split in SPLITS:
+    for split in splits:
         found = rollout_success(algo, getattr(data, split), max_walks=walks)
         results[split] = dataclasses.asdict(found)
         print(

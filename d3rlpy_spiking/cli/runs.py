@@ -66,6 +66,8 @@ class Run:
         if not self._settings.exists():
             return
         before = read_json(self._settings)
+        if not isinstance(before, dict):
+            raise UsageError(f"{self._settings} must hold the settings of the run; restore it")
         change = _first_change(before, settings, "")
         if change is not None:
             raise UsageError(
@@ -172,12 +174,11 @@ def _cut_csv(path: Path, step: int) -> None:
 
 
 def _first_change(before: Any, now: Any, path: str) -> str | None:
-    """Where two settings differ; what only one of them has is left out."""
+    """Where two settings differ."""
     if isinstance(before, dict) and isinstance(now, dict):
         changes = (
-            _first_change(before[name], now[name], f"{path}.{name}" if path else name)
-            for name in now
-            if name in before
+            _first_change(before.get(name), now.get(name), f"{path}.{name}" if path else name)
+            for name in [*now, *(name for name in before if name not in now)]
         )
         return next((change for change in changes if change is not None), None)
     return None if before == now else f"{path} is {now!r}, but was {before!r}"

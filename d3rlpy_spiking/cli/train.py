@@ -1,5 +1,7 @@
 """`train`: a YAML file and a dataset to a trained model."""
 
+import copy
+import dataclasses
 import sys
 import time
 from pathlib import Path
@@ -7,6 +9,7 @@ from typing import Any
 
 import d3rlpy
 import numpy as np
+from d3rlpy.algos.utility import build_scalers_with_trajectory_slicer
 from d3rlpy.constants import ActionSpace
 
 from d3rlpy_spiking.cli.arguments import Arguments
@@ -15,7 +18,7 @@ from d3rlpy_spiking.cli.data import Data, load_data
 from d3rlpy_spiking.cli.environments import Episodes, print_episodes
 from d3rlpy_spiking.cli.errors import UsageError, one_line
 from d3rlpy_spiking.cli.logs import RunLog
-from d3rlpy_spiking.cli.mazes import maze_accuracy
+from d3rlpy_spiking.cli.mazes import all_options, maze_accuracy
 from d3rlpy_spiking.cli.runs import Run, load_algorithm, save_algorithm, write_json
 from d3rlpy_spiking.schedulers import WarmupCosineFactory
 
@@ -29,7 +32,9 @@ def train(args: Arguments) -> None:
     file = read_train_file(find_config(args.config), args.steps, args.target_return)
     run = Run(args.output / f"{file.path.stem}_{args.seed}")
     # By its name: the file may have moved.
-    settings = {**file.settings(), "dataset": Path(args.dataset).name}
+    settings = {**file.settings(), "dataset": Path(args.dataset).name, "seed": args.seed}
+    if args.dataset == "maze":
+        settings["maze"] = all_options(settings["maze"])
     newest = run.newest() if args.resume else None
     if newest is None:
         run.check_free()
@@ -41,6 +46,7 @@ def train(args: Arguments) -> None:
         print(f"{run.folder} is finished: {done} steps; nothing to do")
         return
     data = load_data(args.dataset, file, args.action_size)
+    _try_update(file, data, args.device)
     # The first step's seed is the run's own, so that two runs of a seed are equal.
     d3rlpy.seed(args.seed if newest is None else _resumed_seed(args.seed, done))
     if newest is None:
@@ -48,7 +54,7 @@ def train(args: Arguments) -> None:
     else:
         algo = load_algorithm(newest[1], args.device)
     episodes = _episodes(args, file, algo)
-    run.start({**settings, "seed": args.seed}, done)
+    run.start(settings, done)
     _note_schedule(file)
     print(f"{file.algorithm} in {run.folder}: step {done} to {file.options.n_steps}", flush=True)
     results = {"steps": file.options.n_steps, "seed": args.seed, "dataset": args.dataset}
@@ -98,7 +104,8 @@ def _build(file: TrainFile, data: Data, device: str) -> Any:
     algo = file.config.create(device=device)
     try:
         algo.create_impl(data.observation_shape, data.dataset.dataset_info.action_size)
-    except (AssertionError, RuntimeError, ValueError, TypeError, IndexError) as error:
+    # An encoder may fail on anything.
+    except Exception as error:
         # Messages of ours end in a remedy.
         ours = isinstance(error, ValueError | TypeError)
         remedy = "" if ours else "; check the encoder, and that num_heads divides its width"
@@ -107,6 +114,28 @@ def _build(file: TrainFile, data: Data, device: str) -> Any:
             f"{data.observation_shape}: {one_line(error)}{remedy}"
         ) from error
     return algo
+
+
+def _try_update(file: TrainFile, data: Data, device: str) -> None:
+    """One gradient step on a copy: what would fail in the first is named before anything is kept.
+
+    Raises:
+        UsageError: naming what failed.
+    """
+    trial = dataclasses.replace(file, config=copy.deepcopy(file.config))
+    algo = _build(trial, data, device)
+    try:
+        build_scalers_with_trajectory_slicer(algo, data.dataset)
+        length = trial.config.context_size
+        algo.update(data.dataset.sample_trajectory_batch(2, length=length))
+    # Scalers, encoders and optimizers fail each in its own way.
+    except Exception as error:
+        raise UsageError(
+            f"{file.path}: the first gradient step would fail ({type(error).__name__}: "
+            f"{one_line(error)}); check that scalers, encoder, heads and optimizer in config fit "
+            f"observations of shape {data.observation_shape} and "
+            f"{data.dataset.dataset_info.action_size} actions"
+        ) from error
 
 
 def _episodes(args: Arguments, file: TrainFile, algo: Any) -> Episodes | None:

@@ -15,7 +15,7 @@ from d3rlpy.dataset import Episode, ReplayBuffer
 from d3rlpy.dataset.io import load as load_episodes
 from numpy.typing import NDArray
 
-from d3rlpy_spiking.dataset_checks import check_dataset
+from d3rlpy_spiking.dataset_checks import ANY_RANGE, check_dataset
 from d3rlpy_spiking.datasets.episodes import make_buffer, split_episodes, stored_dtype
 from d3rlpy_spiking.datasets.spaces import NAMES, ActionSpaceName, as_action_space
 from policies.config import check_count
@@ -67,7 +67,7 @@ def load_npz(
     rewards = rewards.reshape(-1, 1)
     episodes = split_episodes(observations, actions, rewards, terminals, timeouts)
     buffer = make_buffer(episodes, kind, size)
-    check_dataset(buffer, discrete=kind == ActionSpace.DISCRETE, scaled_actions=True)
+    check_dataset(buffer, discrete=kind == ActionSpace.DISCRETE, action_scaler=ANY_RANGE)
     return buffer
 
 
@@ -148,7 +148,7 @@ def load_buffer(
             f"{path} is damaged or no file of d3rlpy's ReplayBuffer.dump ({error}); write it again"
         ) from error
     buffer = make_buffer(episodes, kind, action_size)
-    check_dataset(buffer, discrete=kind == ActionSpace.DISCRETE, scaled_actions=True)
+    check_dataset(buffer, discrete=kind == ActionSpace.DISCRETE, action_scaler=ANY_RANGE)
     return buffer
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from d3rlpy.dataset import Episode, ReplayBuffer
 
-from d3rlpy_spiking.dataset_checks import check_dataset
+from d3rlpy_spiking.dataset_checks import ANY_RANGE, check_dataset
 from d3rlpy_spiking.datasets.episodes import make_buffer, stored_dtype
 from d3rlpy_spiking.datasets.spaces import NAMES, describe_action_space
 
@@ -42,7 +42,7 @@ def load_minari(dataset: Any, *, download: bool = False) -> ReplayBuffer:
     # An episode without steps holds nothing to learn from.
     records = [record for record in dataset.iterate_episodes() if len(record.actions)]
     buffer = make_buffer([_episode(record, dtype) for record in records], kind, size)
-    check_dataset(buffer, discrete=NAMES[kind] == "discrete", scaled_actions=True)
+    check_dataset(buffer, discrete=NAMES[kind] == "discrete", action_scaler=ANY_RANGE)
     return buffer
 
 

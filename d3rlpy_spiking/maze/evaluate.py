@@ -6,12 +6,14 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from d3rlpy_spiking.maze.data import TARGET_RETURN, MazeSet, Walk
 from d3rlpy_spiking.maze.env import default_max_steps
 from d3rlpy_spiking.maze.generate import ACTIONS, Cell
 from d3rlpy_spiking.maze.windows import (
     Moment,
+    Windows,
     evaluating,
     make_windows,
     transformer_of,
@@ -211,6 +213,12 @@ def rollout_success(
     )
 
 
+def _with_later_steps_of_others(windows: Windows, step: int, actions: Tensor) -> Windows:
+    """The windows with these actions, and after `step` with the observations of their mirror."""
+    seen, later = windows.observations[:, : step + 1], windows.observations.flip(0)[:, step + 1 :]
+    return replace(windows, actions=actions, observations=torch.cat([seen, later], dim=1))
+
+
 def leak_check(
     algo: Any,
     test_set: MazeSet,
@@ -220,11 +228,11 @@ def leak_check(
     tolerance: float = 1e-4,
     seed: int = 0,
 ) -> float:
-    """Check that no prediction depends on the action it predicts or on later ones.
+    """Check that no prediction depends on the action it predicts or on anything later.
 
-    For every step k of a window, the actions from k on are replaced by others; the logits of the
-    steps up to k must not move. A model that fails has its target in its input, and its accuracy
-    means nothing.
+    For every step k of a window, the actions from k on are replaced by others, and the observations
+    after k by those of another window; the logits of the steps up to k must not move. A model that
+    fails has its target in its input, and its accuracy means nothing.
 
     Args:
         algo: a built d3rlpy transformer algorithm with discrete actions.
@@ -258,13 +266,12 @@ def leak_check(
             offset = torch.randint(1, len(ACTIONS), windows.actions.shape, generator=generator)
             offset[:, :step] = 0
             other = (windows.actions + offset.to(windows.actions)) % len(ACTIONS)
-            after = window_logits(module, replace(windows, actions=other))
+            after = window_logits(module, _with_later_steps_of_others(windows, step, other))
             change = (after - before)[:, : step + 1].abs() * windows.masks[:, : step + 1, None]
             largest = max(largest, float(change.nan_to_num(nan=float("inf")).max()))
     if largest > tolerance:
         raise LeakError(
             f"a logit moved by {largest:g} (tolerance {tolerance:g}) when the action it predicts, "
-            "or a later one, was changed; mask the action tokens so that a step sees only those "
-            "before it"
+            "or a later step, was changed; mask the tokens so that a step sees only those before it"
         )
     return largest

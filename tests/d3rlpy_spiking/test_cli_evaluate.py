@@ -135,3 +135,27 @@ def test_what_cannot_be_folded_is_named(
     assert main(["fold", "--model", str(tmp_path / "dense.d3"), "--output", target]) == 2
     assert "must hold a spiking transformer" in capsys.readouterr().err
     assert not Path(target).exists()
+
+
+def test_labels_are_true_of_the_model(
+    maze_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = maze_run / "model.d3"
+    fewer = write(tmp_path, MAZE.replace("n_mazes: 4, n_unseen: 2", "n_mazes: 2, n_unseen: 4"))
+    assert evaluate(model, "--dataset", "maze", "--config", fewer) == 2
+    assert "other mazes of the same seed" in capsys.readouterr().err
+    # Mazes of another seed are all unseen: no split of them is known.
+    assert evaluate(model, "--dataset", "maze", "--config", fewer, "--seed", "5") == 0
+    out = capsys.readouterr().out
+    assert "mazes (mazes never trained on)" in out
+    assert "known mazes" not in out
+    (tmp_path / "run.json").write_text("[]")
+    shutil.copy(model, tmp_path / "model.d3")
+    assert evaluate(tmp_path / "model.d3", "--dataset", "maze") == 2
+    assert "must hold the settings of a run" in capsys.readouterr().err
+
+
+def test_a_device_that_is_not_there(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    args = ["--env", "Pendulum-v1", "--target-return", "-200", "--device", "cuda:63"]
+    assert evaluate(trained / "model.d3", *args) == 2
+    assert "CUDA devices here; use cpu" in capsys.readouterr().err

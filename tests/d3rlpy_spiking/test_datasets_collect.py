@@ -15,7 +15,7 @@ from sb3_contrib import TQC, MaskablePPO, RecurrentPPO
 from stable_baselines3 import DQN, PPO, TD3
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize
 
-from d3rlpy_spiking.dataset_checks import check_dataset
+from d3rlpy_spiking.dataset_checks import ANY_RANGE, check_dataset
 from d3rlpy_spiking.datasets import action_scaler, collect_from_sb3
 from tests.common import ROOT
 
@@ -103,7 +103,7 @@ def test_episodes_are_those_of_the_environment() -> None:
     assert (info.action_space, info.action_size) == (ActionSpace.CONTINUOUS, 2)
     first = buffer.episodes[0]
     assert [a.dtype for a in (first.observations, first.actions, first.rewards)] == ["f4"] * 3
-    check_dataset(buffer, discrete=False, scaled_actions=True)
+    check_dataset(buffer, discrete=False, action_scaler=ANY_RANGE)
 
 
 def test_n_steps_counts_over_all_environments() -> None:
@@ -182,7 +182,7 @@ def test_discrete_actions_keep_their_number() -> None:
     assert (info.action_space, info.action_size) == (ActionSpace.DISCRETE, 7)
     assert buffer.episodes[0].actions.shape == (3, 1)
     assert buffer.episodes[0].actions.dtype == np.int64
-    check_dataset(buffer, discrete=True, scaled_actions=False)
+    check_dataset(buffer, discrete=True)
 
 
 def test_actions_keep_the_units_of_the_environment_and_d3rlpy_trains_with_the_scaler() -> None:
@@ -193,7 +193,7 @@ def test_actions_keep_the_units_of_the_environment_and_d3rlpy_trains_with_the_sc
     assert [(len(e), e.terminated) for e in buffer.episodes] == [(200, False), (50, False)]
     assert buffer.episodes[0].actions.max() > 1.8
     with pytest.raises(ValueError, match="set action_scaler"):
-        check_dataset(buffer, discrete=False, scaled_actions=False)
+        check_dataset(buffer, discrete=False)
     scaler = action_scaler(model.action_space)
     assert scaler is not None
     scaled = scaler.transform_numpy(np.array([-2.0, 1.0])[:, None])
@@ -302,7 +302,7 @@ def test_published_agents_reach_their_returns() -> None:
     buffer = collect_from_sb3(hopper, "Hopper-v4", 1000, deterministic=True, seed=0)
     assert [len(e) for e in buffer.episodes] == [1000]
     assert 3500 < buffer.episodes[0].compute_return() < 3800
-    check_dataset(buffer, discrete=False, scaled_actions=False)
+    check_dataset(buffer, discrete=False)
 
     cheetah = load_agent(PPO, "ppo_halfcheetah.zip", "HalfCheetah-v4")
     env = VecNormalize.load(

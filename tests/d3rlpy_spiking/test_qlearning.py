@@ -165,8 +165,10 @@ def test_exported_policies_act_as_the_algorithm(name: str, tmp_path: Path) -> No
     with warnings.catch_warnings():
         # torch announces the end of torch.jit, which d3rlpy exports with. Other warnings fail.
         warnings.filterwarnings("ignore", r"`torch.jit.(trace|load)", DeprecationWarning)
-        # d3rlpy's scaler asks a traced tensor whether it is built.
-        warnings.filterwarnings("ignore", category=TracerWarning, module=r"d3rlpy\.preprocessing")
+        # d3rlpy's scaler asks a traced tensor whether it is built; its discrete policies make a
+        # distribution, which checks its arguments.
+        for module in (r"d3rlpy\.preprocessing", r"torch\.distributions"):
+            warnings.filterwarnings("ignore", category=TracerWarning, module=module)
         algo.save_policy(script)
         policy: Any = torch.jit.load(script)
         algo.impl.modules.freeze()

@@ -1,4 +1,3 @@
-import functools
 import math
 import warnings
 from collections.abc import Callable
@@ -9,7 +8,7 @@ import torch
 
 from policies.config import CurrentLIFConfig, LIFConfig, NeuronConfig
 from policies.neurons import make_neuron
-from policies.surrogate import SURROGATES, Surrogate, straight_through
+from policies.surrogate import SURROGATES, SpikeFn, Surrogate, straight_through
 
 X = torch.linspace(-6.0, 6.0, 24_001, dtype=torch.float64)
 
@@ -113,8 +112,12 @@ def test_a_traced_neuron_spikes_as_it_did(neuron: NeuronConfig) -> None:
     assert before.abs().sum() > 0.0
 
 
-def test_traced_spikes_are_strict_too() -> None:
-    v = torch.tensor([0.4999, 0.5, 0.5001])
-    for spike_fn in (*(Surrogate(name) for name in SURROGATES), straight_through):
-        traced = _trace(functools.partial(spike_fn, v_threshold=0.5), torch.zeros(3))
-        assert traced(v).tolist() == [0.0, 0.0, 1.0]
+@pytest.mark.parametrize(
+    "spike_fn", [*map(Surrogate, SURROGATES), straight_through], ids=[*SURROGATES, "straight"]
+)
+def test_traced_spikes_are_strict_too(spike_fn: SpikeFn) -> None:
+    def spikes_of(v: torch.Tensor) -> torch.Tensor:
+        return spike_fn(v, 0.5)
+
+    traced = _trace(spikes_of, torch.zeros(3))
+    assert traced(torch.tensor([0.4999, 0.5, 0.5001])).tolist() == [0.0, 0.0, 1.0]
