@@ -121,7 +121,7 @@ class DiscreteSpikingDecisionTransformer(SpikingTransformerAlgorithm, DiscreteDe
             embed_activation=create_activation(config.embed_activation_type),
             **_replaced_blocks(config),
         )
-        network.put_backbone(_backbone(config, width))
+        network.put_backbone(_backbone(config, width, embed_ln=True))
         return network
 
     def _build_impl(
@@ -149,10 +149,9 @@ def interleaved_network(
     return network
 
 
-def _backbone(config: Any, width: int) -> SpikingBackbone:
-    return SpikingBackbone(
-        core_config(config, width, TOKENS_PER_STEP), config.ptbn_steps, config.embed_dropout
-    )
+def _backbone(config: Any, width: int, embed_ln: bool = False) -> SpikingBackbone:
+    core = core_config(config, width, TOKENS_PER_STEP)
+    return SpikingBackbone(core, config.ptbn_steps, config.embed_dropout, embed_ln)
 
 
 def _replaced_blocks(config: Any) -> dict[str, Any]:

@@ -1,36 +1,31 @@
 """Losses and updates: d3rlpy's, with schedules that resume, and what is logged of spikes."""
 
-from collections.abc import Callable
-from typing import Any
+from typing import Any, BinaryIO
 
+import torch
 from d3rlpy.algos.transformer.inputs import TorchTransformerInput
 from d3rlpy.algos.transformer.torch.decision_transformer_impl import (
     DecisionTransformerImpl,
     DiscreteDecisionTransformerImpl,
 )
 from d3rlpy.algos.transformer.torch.tacr_impl import TACRImpl
-from d3rlpy.torch_utility import TorchTrajectoryMiniBatch, unwrap_ddp_model
+from d3rlpy.torch_utility import TorchTrajectoryMiniBatch, map_location, unwrap_ddp_model
 from torch import Tensor, nn
 
 from d3rlpy_spiking.recording import recorded_rates, summary
 from d3rlpy_spiking.transformer import Progress, SpikingNetwork
-
-Gradients = Callable[[TorchTrajectoryMiniBatch], Any]
 
 
 class SpikingImpl:
     """Shared by every algorithm: stands before d3rlpy's implementation among the bases."""
 
     _modules: Any
-    # name of the attribute that computes the transformer's gradients
-    _gradient_name = "_compute_grad"
+    _device: str
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
         self._compiled = bool(kwargs.get("compiled", False))
         self._gradient_norm: Tensor | None = None
-        inner = getattr(self, self._gradient_name)
-        setattr(self, self._gradient_name, self._measured(inner))
+        super().__init__(*args, **kwargs)
 
     @property
     def network(self) -> SpikingNetwork:
@@ -43,15 +38,25 @@ class SpikingImpl:
         """How far training has come."""
         return self.network.backbone.progress
 
-    def _measured(self, inner: Gradients) -> Gradients:
-        def compute(batch: TorchTrajectoryMiniBatch) -> Any:
-            loss = inner(batch)
-            grads = [p.grad for p in self.network.parameters() if p.grad is not None]
-            # Before the optimizer clips it.
-            self._gradient_norm = nn.utils.get_total_norm(grads)
-            return loss
+    def _note_gradient(self) -> None:
+        """Keep the gradient's norm, before the optimizer clips it."""
+        if self._compiled:
+            return
+        parameters = [p for p in self.network.parameters() if p.requires_grad]
+        for parameter in parameters:
+            # PTBN's layer branch rests at theta = 0. d3rlpy leaves zeros where a gradient has been
+            # before, and nothing in a network that was just loaded: the same in both.
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        grads = [p.grad for p in parameters if p.grad is not None]
+        self._gradient_norm = nn.utils.get_total_norm(grads)
 
-        return compute
+    def load_model(self, f: BinaryIO) -> None:
+        """Load weights, optimizer and progress; d3rlpy's wrapper for processes may be around."""
+        states = torch.load(f, map_location=map_location(self._device))
+        for name, module in self._modules.create_checkpointer(self._device).modules.items():
+            target = unwrap_ddp_model(module) if isinstance(module, nn.Module) else module
+            target.load_state_dict(states[name])
 
     def inner_predict(self, inpt: TorchTransformerInput) -> Tensor:
         """Action or logits of the last step, [A].
@@ -93,9 +98,21 @@ def masked_mean(values: Tensor, masks: Tensor) -> Tensor:
 class SpikingDecisionTransformerImpl(SpikingImpl, DecisionTransformerImpl):
     """d3rlpy's loss: squared error, padding counted in the mean's denominator."""
 
+    def compute_grad(self, batch: TorchTrajectoryMiniBatch) -> dict[str, Tensor]:
+        """Gradients of a batch."""
+        out: dict[str, Tensor] = super().compute_grad(batch)
+        self._note_gradient()
+        return out
+
 
 class SpikingDiscreteDecisionTransformerImpl(SpikingImpl, DiscreteDecisionTransformerImpl):
     """d3rlpy's loss (cross-entropy, padding trained towards action 0) and learning rate."""
+
+    def compute_grad(self, batch: TorchTrajectoryMiniBatch) -> dict[str, Tensor]:
+        """Gradients of a batch."""
+        out: dict[str, Tensor] = super().compute_grad(batch)
+        self._note_gradient()
+        return out
 
     @property
     def _tokens(self) -> int:
@@ -142,4 +159,8 @@ class DiscreteJointTokenImpl(SpikingDiscreteDecisionTransformerImpl):
 class SpikingTACRImpl(SpikingImpl, TACRImpl):
     """d3rlpy's TACR with a spiking actor; its critics stay dense."""
 
-    _gradient_name = "_compute_actor_grad"
+    def compute_actor_grad(self, batch: TorchTrajectoryMiniBatch) -> Tensor:
+        """The actor's gradients of a batch."""
+        out: Tensor = super().compute_actor_grad(batch)
+        self._note_gradient()
+        return out

@@ -31,10 +31,12 @@ class SpikingFields:
     # shape and width of the surrogate derivative; see policies.surrogate
     surrogate: str = "rectangle"
     surrogate_width: float = 1.0
+    # the width for the neurons behind attention; the release's 1 gives attention no gradient
+    mix_surrogate_width: float = 2.0
     # hidden features of a block's MLP over the width, >= 1
     mlp_ratio: int = 4
-    # batch statistics leave out padded tokens; DSFormer False
-    mask_statistics: bool = False
+    # batch statistics leave out padded tokens; DSFormer's release False
+    mask_statistics: bool = True
     # the other PTBN of DSFormer's release: layer statistics over T too, RepBN
     advanced_norm: bool = False
     # factor on the start gain of norms at the end of a branch; DSFormer meant 0.707, released 1
@@ -80,6 +82,7 @@ def core_config(config: Any, width: int, tokens: int) -> TransformerConfig:
         attn_dropout=config.attn_dropout,
         resid_dropout=config.resid_dropout,
         neuron=neuron_config(config),
+        mix_surrogate_width=config.mix_surrogate_width,
     )
 
 

@@ -88,6 +88,8 @@ def load_dsformer(
         context_size=20 if position is None else len(position),
         ptbn_steps=int(counters["total_step"]) if counters else 2000,
         mask_previous_action=False,
+        mask_statistics=False,
+        mix_surrogate_width=1.0,
     )
     algo = config.create()
     observation_size = joined - action_size - 1

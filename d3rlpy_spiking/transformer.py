@@ -57,12 +57,18 @@ class SpikingBackbone(nn.Module):
         config: the transformer.
         ptbn_steps: see Progress.
         embed_dropout: probability of dropping an embedded feature in training, [0, 1].
+        embed_ln: with a layer norm of the tokens in front, for embeddings that have none.
     """
 
     def __init__(
-        self, config: TransformerConfig, ptbn_steps: int, embed_dropout: float = 0.0
+        self,
+        config: TransformerConfig,
+        ptbn_steps: int,
+        embed_dropout: float = 0.0,
+        embed_ln: bool = False,
     ) -> None:
         super().__init__()
+        self.embed_ln = nn.LayerNorm(config.width) if embed_ln else nn.Identity()
         self.transformer = SpikingTransformer(config)
         self.progress = Progress(ptbn_steps)
         self.dropout = nn.Dropout(embed_dropout)
@@ -73,7 +79,8 @@ class SpikingBackbone(nn.Module):
     def forward(self, x: Tensor, attention_mask: Tensor) -> Tensor:
         """Propagate tokens [B, L, D] with attention_mask [B, L], 1 for padding."""
         theta = self.progress.theta if self.theta_as_tensor else self._theta()
-        out: Tensor = self.transformer(self.dropout(x), 1.0 - attention_mask, theta)
+        x = self.dropout(self.embed_ln(x))
+        out: Tensor = self.transformer(x, 1.0 - attention_mask, theta)
         return out
 
     def _theta(self) -> float:
@@ -114,7 +121,10 @@ class InterleavedContinuous(ContinuousDecisionTransformer):
 
 
 class InterleavedDiscrete(DiscreteDecisionTransformer):
-    """d3rlpy's tokens (return-to-go, state, action of each step), spiking blocks, logits."""
+    """d3rlpy's tokens (return-to-go, state, action of each step), spiking blocks, logits.
+
+    Unlike d3rlpy's, the tokens pass a layer norm first: they start near 0, where no neuron fires.
+    """
 
     def put_backbone(self, backbone: SpikingBackbone) -> None:
         """Replace the dense blocks; a folded network's head needs a bias."""

@@ -34,8 +34,8 @@ class NormConfig:
     kind: Normalization = "ptbn"
     # start value of the gains, > 0; DSFormer the neurons' threshold, 0.5
     gain: float = 0.5
-    # batch statistics leave out padded tokens; DSFormer False
-    masked: bool = False
+    # batch statistics leave out padded tokens; DSFormer's release False
+    masked: bool = True
     # PTBN's layer statistics: 0 over N; T over T and N with affine weights [T, N] (the release's
     # other variant, for Adroit)
     layer_steps: int = 0
@@ -92,19 +92,22 @@ class TdBN(nn.BatchNorm1d):
         """
         if valid is None or not self.masked or not self.training:
             return super().forward(x.flatten(0, -2)).view_as(x)
-        return self._masked(x, valid.to(x.dtype)[None, :, :, None])
+        return self._masked(x, valid)
 
-    def _masked(self, x: Tensor, w: Tensor) -> Tensor:
-        """Batch statistics over the tokens with w = 1; without any, the running ones."""
-        n = w.sum() * x.shape[0]
+    def _masked(self, x: Tensor, valid: Tensor) -> Tensor:
+        """Batch statistics over the tokens that exist; without any, the running ones."""
+        rows = valid.to(x.dtype).flatten().repeat(x.shape[0])  # [T * B * L]
+        n = rows.sum()
         count = n.clamp_min(1.0)
-        mean = (x * w).sum(dim=(0, 1, 2)) / count
-        var = ((x - mean).square() * w).sum(dim=(0, 1, 2)) / count
+        # Sums over tokens as products with a vector: one pass over x each.
+        mean = rows @ x.flatten(0, -2) / count
+        centered = x - mean
+        var = rows @ centered.flatten(0, -2).square() / count
         self._follow(mean.detach(), var.detach() * count / (count - 1.0).clamp_min(1.0), n)
         any_token = n > 0
-        mean = torch.where(any_token, mean, self.running_mean)
+        centered = torch.where(any_token, centered, x - self.running_mean)
         var = torch.where(any_token, var, self.running_var)
-        return (x - mean) * (var + self.eps).rsqrt() * self.weight + self.bias
+        return torch.addcmul(self.bias, centered, (var + self.eps).rsqrt() * self.weight)
 
     @torch.no_grad()
     def _follow(self, mean: Tensor, var: Tensor, n: Tensor) -> None:

@@ -12,6 +12,7 @@ Time is folded: all spike steps of a layer are one matmul.
 Source: Huang et al. 2025 (DSFormer).
 """
 
+import dataclasses
 from dataclasses import dataclass, field
 from typing import get_args
 
@@ -46,8 +47,8 @@ class TransformerConfig:
     window: int = 8
     # norms; see policies.normalization; the paper "ptbn", the release's default "tdln"
     normalization: Normalization = "ptbn"
-    # batch statistics leave out padded tokens; DSFormer False
-    mask_statistics: bool = False
+    # batch statistics leave out padded tokens; the release False
+    mask_statistics: bool = True
     # PTBN of the release's other variant: layer statistics over T and N, RepBN; DSFormer False
     advanced_norm: bool = False
     # factor on the gain that norms at the end of a branch start with; DSFormer 1 (1/sqrt(2) meant)
@@ -59,6 +60,8 @@ class TransformerConfig:
     # the same for what a branch adds; DSFormer 0
     resid_dropout: float = 0.0
     neuron: LIFConfig = field(default_factory=lambda: DSFORMER_LIF)
+    # surrogate_width of the neurons behind the mixing of tokens; the release 1, see below
+    mix_surrogate_width: float = 2.0
 
     def __post_init__(self) -> None:
         """Check every field."""
@@ -68,6 +71,7 @@ class TransformerConfig:
         check_choice("attention", self.attention, get_args(Attention))
         check_choice("normalization", self.normalization, get_args(Normalization))
         check_range("branch_gain", self.branch_gain, 0.0, open_low=True)
+        check_range("mix_surrogate_width", self.mix_surrogate_width, 0.0, open_low=True)
         check_range("attn_dropout", self.attn_dropout, 0.0, 1.0)
         check_range("resid_dropout", self.resid_dropout, 0.0, 1.0)
         if self.width % self.num_heads:
@@ -143,7 +147,7 @@ def _fire(neuron: nn.Module, current_seq: Tensor) -> tuple[Tensor, Tensor]:
     A NaN membrane never spikes, so a broken weight or token would go unseen; see `fault_mark`.
     """
     spikes, state = neuron(current_seq)
-    return spikes, 0.0 * state.v.detach().sum(dim=-1, keepdim=True)
+    return spikes, (0.0 * state.v.detach().sum(dim=-1, keepdim=True)).to(spikes.dtype)
 
 
 class SpikingSelfAttention(nn.Module):
@@ -163,7 +167,10 @@ class SpikingSelfAttention(nn.Module):
         self.mix = make_attention(
             config.attention, config.num_heads, config.context, config.window, config.attn_dropout
         )
-        self.mix_neuron = LIF(config.neuron, fused=True)
+        # Mixing adds integers, at first in PSSA too. Their membranes lie at 0, 1, 2, ..., where a
+        # rectangle of width 1 around 0.5 is 0: nothing in front of it would ever learn.
+        mix = dataclasses.replace(config.neuron, surrogate_width=config.mix_surrogate_width)
+        self.mix_neuron = LIF(mix, fused=True)
         self.out = NormedLinear(width, width, config, config.branch_gain)
 
     def forward(
