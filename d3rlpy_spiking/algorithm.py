@@ -2,15 +2,12 @@
 
 import copy
 import dataclasses
-import os
 import pickle
-import tempfile
 import warnings
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import torch
 from d3rlpy.algos import TransformerInput
 from d3rlpy.base import dump_learnable
 from d3rlpy.constants import ActionSpace, PositionEncodingType
@@ -19,12 +16,13 @@ from d3rlpy.models.torch.transformers import (
     PositionEncoding,
     SimplePositionEncoding,
 )
-from d3rlpy.torch_utility import wrap_model_by_ddp
+from d3rlpy.torch_utility import unwrap_ddp_model, wrap_model_by_ddp
 from d3rlpy.types import NDArray, Shape
 from torch import nn
 
 from d3rlpy_spiking.dataset_checks import check_dataset, check_fit
 from d3rlpy_spiking.export import save_policy
+from d3rlpy_spiking.files import write_atomically
 from d3rlpy_spiking.transformer import SpikingNetwork, fold_network
 
 
@@ -49,9 +47,16 @@ class SpikingTransformerAlgorithm:
     uses_timesteps = True
 
     def fit(
-        self, dataset: Any, n_steps: int, n_steps_per_epoch: int = 10000, **kwargs: Any
+        self,
+        dataset: Any,
+        n_steps: int,
+        n_steps_per_epoch: int = 10000,
+        *args: Any,
+        **kwargs: Any,
     ) -> None:
         """Train as d3rlpy does, after checking everything that would fail later or silently.
+
+        Warns where PTBN would not reach batch statistics, which evaluation uses.
 
         Raises:
             ValueError: if fewer steps than one epoch are asked for (d3rlpy would train nothing),
@@ -61,7 +66,21 @@ class SpikingTransformerAlgorithm:
         discrete = self.get_action_type() == ActionSpace.DISCRETE  # type: ignore[attr-defined]
         check_dataset(dataset, discrete=discrete, action_scaler=self._config.action_scaler)
         self._check_episode_lengths(dataset)
-        super().fit(dataset, n_steps, n_steps_per_epoch, **kwargs)  # type: ignore[misc]  # d3rlpy's
+        self._check_schedule(n_steps)
+        super().fit(  # type: ignore[misc]  # d3rlpy's
+            dataset, n_steps, n_steps_per_epoch, *args, **kwargs
+        )
+
+    def _check_schedule(self, n_steps: int) -> None:
+        done = 0 if self._impl is None else int(self._impl.progress.step)
+        if self._config.normalization == "ptbn" and done + n_steps < self._config.ptbn_steps:
+            warnings.warn(
+                f"training ends at step {done + n_steps}, before ptbn_steps="
+                f"{self._config.ptbn_steps}: evaluation uses batch statistics, which the network "
+                "has not been trained with by then; set ptbn_steps to a tenth of n_steps",
+                UserWarning,
+                stacklevel=3,
+            )
 
     def _check_episode_lengths(self, dataset: Any) -> None:
         longest = max(episode.size() for episode in dataset.episodes)
@@ -153,10 +172,14 @@ class SpikingTransformerAlgorithm:
             )
         config = dataclasses.replace(self._config, normalization="folded")
         folded: Self = config.create(device=self._device)
-        folded.create_impl(  # type: ignore[attr-defined]  # d3rlpy's
-            self._impl.observation_shape, self._impl.action_size
-        )
-        folded._impl.network.load_state_dict(network.state_dict())
+        with torch.random.fork_rng():  # folding must not change a seeded run
+            folded.create_impl(  # type: ignore[attr-defined]  # d3rlpy's
+                self._impl.observation_shape, self._impl.action_size
+            )
+        modules = folded._impl.modules.get_torch_modules()
+        for name, module in self._impl.modules.get_torch_modules().items():
+            source = network if name == "transformer" else module  # the rest: TACR's critics
+            unwrap_ddp_model(modules[name]).load_state_dict(unwrap_ddp_model(source).state_dict())
         return folded
 
     def inner_create_impl(self, observation_shape: Shape, action_size: int) -> None:
@@ -184,23 +207,3 @@ def position_encoding(config: Any, width: int) -> PositionEncoding:
     if config.position_encoding_type == PositionEncodingType.GLOBAL:
         return GlobalPositionEncoding(width, rows, config.context_size)
     return SimplePositionEncoding(width, rows)
-
-
-def write_atomically(fname: str, write: Callable[[str], None]) -> None:
-    """Let write fill a file beside fname, then rename it: fname is whole or as it was."""
-    target = Path(fname)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    os.close(handle)
-    try:
-        write(name)
-        os.chmod(name, 0o666 & ~_umask())
-        os.replace(name, target)
-    except BaseException:
-        os.unlink(name)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

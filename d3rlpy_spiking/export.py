@@ -1,8 +1,6 @@
 """Policies as TorchScript and ONNX files."""
 
 import copy
-import os
-import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
@@ -10,6 +8,8 @@ from typing import Any
 import torch
 from d3rlpy.constants import ActionSpace
 from torch import Tensor, nn
+
+from d3rlpy_spiking.files import write_atomically
 
 # nn.LayerNorm is one operator from here on.
 OPSET = 17
@@ -71,17 +71,14 @@ def save_policy(algo: Any, fname: str) -> None:
         # The graph holds one context length and one batch, as the tracer says several times.
         warnings.simplefilter("ignore")
         traced = torch.jit.trace(_Policy(algo).to(algo.impl.device), inputs, check_trace=False)
-    handle, name = tempfile.mkstemp(dir=Path(fname).parent, suffix=suffix)
-    os.close(handle)
-    try:
+
+    def write(name: str) -> None:
         if suffix == ".pt":
             traced.save(name)
         else:
             _save_onnx(traced, inputs, name)
-        os.replace(name, fname)
-    except BaseException:
-        os.unlink(name)
-        raise
+
+    write_atomically(fname, write)
 
 
 def _examples(algo: Any) -> tuple[Tensor, ...]:

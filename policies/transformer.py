@@ -16,6 +16,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import get_args
 
+import torch
 from torch import Tensor, nn
 
 from policies.attention import Attention, make_attention
@@ -150,6 +151,13 @@ def _fire(neuron: nn.Module, current_seq: Tensor) -> tuple[Tensor, Tensor]:
     return spikes, (0.0 * state.v.detach().sum(dim=-1, keepdim=True)).to(spikes.dtype)
 
 
+def _seen(fault: Tensor, valid: Tensor | None) -> Tensor:
+    """Marks [B, L, 1] of keys and values, carried to every token that may attend to them."""
+    if valid is not None:
+        fault = torch.where(valid[..., None] > 0, fault, 0.0)
+    return fault.cumsum(dim=1)
+
+
 class SpikingSelfAttention(nn.Module):
     """The attention branch of a block: [T, B, L, D] -> [T, B, L, D].
 
@@ -183,7 +191,7 @@ class SpikingSelfAttention(nn.Module):
         v, fault_v = self.value(spikes, theta, valid)
         spikes, fault_mix = _fire(self.mix_neuron, self.mix(q, k, v, valid))
         out: Tensor = self.out(spikes, theta, valid)
-        faults: Tensor = fault + fault_q + fault_k + fault_v + fault_mix
+        faults: Tensor = fault + fault_q + _seen(fault + fault_k + fault_v, valid) + fault_mix
         return out + faults
 
 
@@ -262,7 +270,7 @@ class SpikingTransformer(nn.Module):
 
         Returns:
             [B, L, D]; what stands at padded positions means nothing. A token with a NaN or infinite
-            value, or any token where a weight is, comes out as NaN.
+            value comes out as NaN, as do those after it, and any token where a weight is.
 
         Raises:
             ValueError: if x or valid has another shape.

@@ -12,8 +12,9 @@ from typing import Any
 import d3rlpy
 from d3rlpy.base import dump_learnable
 
-from d3rlpy_spiking.algorithm import Plugin, SpikingTransformerAlgorithm, write_atomically
+from d3rlpy_spiking.algorithm import Plugin, SpikingTransformerAlgorithm
 from d3rlpy_spiking.cli.errors import UsageError
+from d3rlpy_spiking.files import write_atomically
 
 _CHECKPOINT = re.compile(r"model_(\d+)\.d3")
 

@@ -13,7 +13,7 @@ config:
   batch_size: 4
   context_size: 4
   num_layers: 1
-  ptbn_steps: 8
+  ptbn_steps: 2
   encoder_factory: {type: vector, params: {hidden_units: [8], exclude_last_activation: true}}
   optim_factory:
     type: adam_w

@@ -42,7 +42,7 @@ def make_config(name: str, **changes: Any) -> Any:
         "max_timestep": 60,
         "num_layers": 2,
         "num_heads": 2,
-        "ptbn_steps": 20,
+        "ptbn_steps": 2,
         "window_size": 3,
         "encoder_factory": encoder(),
     } | changes

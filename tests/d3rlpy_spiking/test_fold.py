@@ -13,6 +13,7 @@ from d3rlpy_spiking.operations import count_operations
 from policies.neurons import LIF
 from tests.d3rlpy_spiking.common import (
     CONFIGS,
+    encoder,
     build,
     is_discrete,
     make_context,
@@ -22,6 +23,7 @@ from tests.d3rlpy_spiking.common import (
 
 FOLDABLE = [name for name in CONFIGS if not name.endswith("strl")]
 ATTENTIONS = ("pssa", "tssa", "sssa")
+WIDE = encoder(64)
 
 
 @functools.cache
@@ -113,7 +115,7 @@ def test_no_norm_is_left_and_it_lives_on(name: str, tmp_path: Any) -> None:
 
 @pytest.mark.parametrize("attention", ATTENTIONS)
 def test_operations_that_remain(attention: str) -> None:
-    algo = trained("dsformer", attention=attention).fold()
+    algo = trained("dsformer", attention=attention, encoder_factory=WIDE).fold()
     batch = torch_batch(algo)
     count = count_operations(algo, batch)
     multiplying = {n for n, layer in count.layers.items() if layer.multiply_accumulates > 0}
