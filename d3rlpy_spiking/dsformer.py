@@ -75,9 +75,10 @@ class DSFormerConfig(JointTokenFields, DecisionTransformerConfig):
     that exist. `position_encoding_type` matters with `timestep_embedding` only, `activation_type`
     never.
 
-    Departures from the release, each an option: `mask_previous_action=False`,
-    `normalization="tdln"` (its default, not the paper's), `mask_statistics`, `advanced_norm`,
-    `branch_gain`, `timestep_embedding`.
+    Departures from the release, each an option: it has `mix_surrogate_width=1.0` (its attention
+    gets no gradient at first), `mask_statistics=False`, `mask_previous_action=False` and
+    `normalization="tdln"` (not the paper's). Its other norm is `advanced_norm`; `branch_gain=0.707`
+    is what it means to set. PTBN's theta follows gradient steps, not forwards.
 
     Raises:
         TypeError: if a field has the wrong type.

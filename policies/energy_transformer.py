@@ -8,8 +8,8 @@ Attention, per query i and key j <= i that is not padding:
     softmax     as SSSA for scores and values, and two multiplications a pair and head, for the
                 scale and the normalization; exponentials are left out
 
-Norms in evaluation mode: batch norm one multiply-accumulate a value, layer norm two (the deviation
-and the gain; its statistics are left out).
+Norms in evaluation mode: batch norm one multiply-accumulate a value (two with a shortcut), layer
+norm two (the deviation and the gain; its statistics are left out).
 """
 
 from typing import Any
@@ -26,7 +26,7 @@ from policies.attention import (
     visible,
 )
 from policies.energy_counts import LayerCount, Rule
-from policies.normalization import TdBN
+from policies.normalization import PTBN, TdBN
 
 
 def _scored(module: nn.Module, args: tuple[Any, ...], _output: Any, samples: int) -> LayerCount:
@@ -58,6 +58,13 @@ def _batch_norm(
     return LayerCount(multiply_accumulates=x.numel() / samples)
 
 
+def _ptbn(module: nn.Module, args: tuple[Any, ...], _output: Any, samples: int) -> LayerCount:
+    """What PTBN adds to the batch norm in it."""
+    assert isinstance(module, PTBN)
+    x: Tensor = args[0]
+    return LayerCount(multiply_accumulates=0 if module.shortcut is None else x.numel() / samples)
+
+
 def _layer_norm(
     _module: nn.Module, args: tuple[Any, ...], _output: Any, samples: int
 ) -> LayerCount:
@@ -71,5 +78,6 @@ TRANSFORMER_RULES: dict[type[nn.Module], Rule] = {
     SoftmaxAttention: _scored,
     PositionalAttention: _positional,
     TdBN: _batch_norm,
+    PTBN: _ptbn,
     torch.nn.LayerNorm: _layer_norm,
 }

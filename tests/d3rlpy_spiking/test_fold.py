@@ -13,8 +13,8 @@ from d3rlpy_spiking.operations import count_operations
 from policies.neurons import LIF
 from tests.d3rlpy_spiking.common import (
     CONFIGS,
-    encoder,
     build,
+    encoder,
     is_discrete,
     make_context,
     make_dataset,
@@ -23,11 +23,11 @@ from tests.d3rlpy_spiking.common import (
 
 FOLDABLE = [name for name in CONFIGS if not name.endswith("strl")]
 ATTENTIONS = ("pssa", "tssa", "sssa")
-WIDE = encoder(64)
 
 
 @functools.cache
 def trained(name: str, **changes: Any) -> Any:
+    changes["encoder_factory"] = encoder(changes.pop("width", 16))
     algo = build(name, learning_rate=3e-3, ptbn_steps=5, **changes)
     train(algo, 50)  # until the running statistics are those of the data
     return algo
@@ -115,7 +115,7 @@ def test_no_norm_is_left_and_it_lives_on(name: str, tmp_path: Any) -> None:
 
 @pytest.mark.parametrize("attention", ATTENTIONS)
 def test_operations_that_remain(attention: str) -> None:
-    algo = trained("dsformer", attention=attention, encoder_factory=WIDE).fold()
+    algo = trained("dsformer", attention=attention, width=64).fold()
     batch = torch_batch(algo)
     count = count_operations(algo, batch)
     multiplying = {n for n, layer in count.layers.items() if layer.multiply_accumulates > 0}
@@ -146,6 +146,11 @@ def test_unfolded_norms_multiply() -> None:
     name = "backbone.transformer.blocks.0.mlp.down.norm.bn"
     # One product for each value: T * L * D.
     assert count.layers[name].multiply_accumulates == 4 * 6 * 16
+
+
+def test_the_other_norm_s_shortcut_counts() -> None:
+    count = count_operations(trained("dsformer", advanced_norm=True), torch_batch(trained("sdt")))
+    assert count.layers["backbone.transformer.norm"].multiply_accumulates == 4 * 6 * 16
 
 
 def test_what_cannot_be_folded_says_so_and_stays_whole() -> None:
