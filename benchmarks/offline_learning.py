@@ -145,7 +145,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--normalization", default="ptbn")
-    parser.add_argument("--mask-statistics", action="store_true")
+    parser.add_argument("--mask-statistics", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--out", type=Path, default=Path("runs/offline"))
     args = parser.parse_args()
     print(json.dumps({k: str(v) for k, v in vars(args).items()}), flush=True)
@@ -155,7 +155,7 @@ def main() -> None:
     np.random.seed(args.seed)  # noqa: NPY002  # d3rlpy draws its batches from it
     algo = make_config(args).create()
     algo.build_with_env(gymnasium.make(env_id))
-    mask = "-masked" if args.mask_statistics else ""
+    mask = "" if args.mask_statistics else "-unmasked"
     run = args.out / f"{args.algo}-{args.normalization}{mask}-{args.width}-{args.steps}-{args.seed}"
     run.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, float]] = []

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 try:
-    import yaml  # type: ignore[import-untyped]
+    import yaml
 except ImportError as error:
     raise ImportError(
         "reading YAML files needs PyYAML: pip install 'spiking-policies[d3rlpy]'"

@@ -7,7 +7,7 @@ from typing import Any
 
 import d3rlpy
 import pytest
-import yaml  # type: ignore[import-untyped]
+import yaml
 from d3rlpy.algos import DecisionTransformerConfig
 from d3rlpy.base import LearnableConfig
 from d3rlpy.models import EncoderFactory, VectorEncoderFactory

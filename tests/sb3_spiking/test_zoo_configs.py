@@ -6,7 +6,7 @@ from typing import Any
 
 import gymnasium as gym
 import pytest
-import yaml  # type: ignore[import-untyped]
+import yaml
 
 pytest.importorskip("rl_zoo3")
 
