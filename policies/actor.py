@@ -2,15 +2,69 @@
 
 import itertools
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from policies.checks import fault_mark
-from policies.config import CurrentLIFConfig, NeuronConfig, PopulationActorConfig
+from policies.config import CurrentLIFConfig, EncoderKind, NeuronConfig, PopulationActorConfig
+from policies.kernels.choice import Kernel, Matmul, MatmulBackward, pick
+from policies.kernels.guard import looked_at, plain_only, transformed
+from policies.kernels.matmul import WeightCache, gradient_dtype, real_linear, spike_linear
+from policies.kernels.neuron import Neurons, load
+from policies.kernels.stack import Stack, run_stack
 from policies.neurons import make_neuron
 from policies.normalizer import RunningNormalizer
 from policies.population import PopulationDecoder, PopulationEncoder, population_activity
+from policies.surrogate import Surrogate
+
+if TYPE_CHECKING:
+    from policies.event_driven import EventDrivenBody
+
+# From here on the batched path is faster.
+EVENT_DRIVEN_BATCH = 16
+
+
+class SpikeLinear(nn.Linear):
+    """A linear layer on spikes [..., in] -> currents [..., out], in the arithmetic of `matmul`.
+
+    Args:
+        n_in: neurons that send.
+        n_out: neurons that receive.
+        matmul: see policies.kernels.matmul.
+        grad_dtype: dtype of the operands of backward matmuls.
+        real_input: the input is not spikes but real numbers.
+    """
+
+    def __init__(
+        self,
+        n_in: int,
+        n_out: int,
+        matmul: Matmul = "float32",
+        grad_dtype: torch.dtype = torch.float32,
+        real_input: bool = False,
+    ) -> None:
+        super().__init__(n_in, n_out)
+        self.matmul = matmul
+        self.grad_dtype = grad_dtype
+        self.real_input = real_input
+        self.cached = WeightCache()
+
+    def forward(self, spikes: Tensor) -> Tensor:
+        """Currents of spikes; PyTorch's own for tracers, functorch and other dtypes."""
+        if plain_only() or self.weight.dtype != torch.float32:
+            currents: Tensor = linear(spikes, self.weight, self.bias)
+            return currents
+        if self.real_input:
+            return real_linear(spikes, self.weight, self.bias, self.matmul)
+        flat = spikes.flatten(0, -2)
+        currents = spike_linear(
+            flat, self.weight, self.bias, self.matmul, self.cached, self.grad_dtype
+        )
+        out: Tensor = currents.unflatten(0, spikes.shape[:-1])
+        return out
 
 
 class SpikingMLP(nn.Module):
@@ -21,18 +75,35 @@ class SpikingMLP(nn.Module):
     Args:
         sizes: neurons of the input and of each layer, at least two numbers.
         neuron: settings of every layer's neurons.
+        matmul: arithmetic of spikes times weights; see policies.kernels.matmul.
+        matmul_backward: "float32" or "bf16" operands in backward; "auto": as `matmul`.
+        kernel: what runs the neurons; see policies.kernels.choice.
+        analog: the input is one real activation for all steps, not spikes.
 
     Raises:
         ValueError: if fewer than two sizes are given.
     """
 
-    def __init__(self, sizes: Sequence[int], neuron: NeuronConfig | None = None) -> None:
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        neuron: NeuronConfig | None = None,
+        *,
+        matmul: Matmul = "float32",
+        matmul_backward: MatmulBackward = "auto",
+        kernel: Kernel = "auto",
+        analog: bool = False,
+    ) -> None:
         super().__init__()
         if len(sizes) < 2:
             raise ValueError(f"sizes must name the input and at least one layer, got {list(sizes)}")
         neuron = CurrentLIFConfig() if neuron is None else neuron
+        self.matmul = matmul
+        self.kernel = kernel
+        self.grad_dtype = gradient_dtype(matmul, matmul_backward)
         self.linears = nn.ModuleList(
-            nn.Linear(n_in, n_out) for n_in, n_out in itertools.pairwise(sizes)
+            SpikeLinear(n_in, n_out, matmul, self.grad_dtype, analog and layer == 0)
+            for layer, (n_in, n_out) in enumerate(itertools.pairwise(sizes))
         )
         self.neurons = nn.ModuleList(make_neuron(neuron) for _ in sizes[1:])
 
@@ -45,13 +116,79 @@ class SpikingMLP(nn.Module):
             raise ValueError(
                 f"spikes_seq must be [T, B, N] (time first), got {tuple(spikes_seq.shape)}"
             )
-        fault: Tensor | float = 0.0
-        for linear, neuron in zip(self.linears, self.neurons, strict=True):
-            current_seq = linear(spikes_seq.flatten(0, 1))  # [T, B, in] -> [T * B, out]
-            spikes_seq, state = neuron(current_seq.unflatten(0, spikes_seq.shape[:2]))
+        if spikes_seq.shape[0] == 0:
+            raise ValueError("spikes_seq must have T >= 1 spike steps, got T = 0")
+        if not self._is_analog() and self.fast(spikes_seq):
+            return self.run(spikes_seq, spikes_seq.shape[0])
+        # An integer has no NaN: what the input marks must not get lost in the matmul.
+        fault: Tensor = 0.0 * spikes_seq.detach().sum(dim=(0, 2)).unsqueeze(-1)
+        for layer, neuron in zip(self.layers(), self.neurons, strict=True):
+            spikes_seq, state = neuron(_currents(layer, spikes_seq))
             # A membrane that broke at any step is still broken after the last.
             fault = fault + fault_mark(state.v)
         return spikes_seq + fault
+
+    def _is_analog(self) -> bool:
+        return self.layers()[0].real_input
+
+    def fast(self, x: Tensor, *others: nn.Module) -> bool:
+        """Whether a kernel may stand in for the modules here (and `others`) on input x.
+
+        It may not where something looks at single modules or differentiates the plain operations.
+        """
+        if pick(self.kernel, x.device) == "torch" or x.dtype != torch.float32:
+            return False
+        # Not `modules()`, nor attributes, which take longer than a decision.
+        parts: Any = self._modules
+        linears, neurons = parts["linears"]._modules, parts["neurons"]._modules
+        return not (
+            transformed(x.device)
+            or looked_at((self, *others, *linears.values(), *neurons.values()))
+            or any(type(neuron.spike_fn) is not Surrogate for neuron in neurons.values())
+            or any(linear.weight.dtype != torch.float32 for linear in linears.values())
+        )
+
+    def run(
+        self,
+        x: Tensor,
+        spike_steps: int,
+        encoder: EncoderKind | None = None,
+        encoder_threshold: float = 1.0,
+    ) -> Tensor:
+        """As `forward`, in one function; x is spikes, or activations [B, in] with an encoder."""
+        layers = self.layers()
+        stack = Stack(
+            load(pick(self.kernel, x.device)),
+            self.neuron_settings(),
+            encoder,
+            spike_steps,
+            encoder_threshold,
+            self.matmul,
+            self.grad_dtype,
+            [linear.cached for linear in layers],
+        )
+        weights = [linear.weight for linear in layers]
+        biases = [linear.bias for linear in layers]
+        return run_stack(stack, x, weights, biases)
+
+    def layers(self) -> list[SpikeLinear]:
+        """The linear layers."""
+        return cast(list[SpikeLinear], list(self.linears))
+
+    def neuron_settings(self) -> Neurons:
+        """Settings of every layer's neurons, with the surrogate that they have now."""
+        neuron: Any = self.neurons[0]
+        return Neurons(neuron.config, neuron.spike_fn)
+
+
+def _currents(layer: SpikeLinear, spikes_seq: Tensor) -> Tensor:
+    """Currents [T, B, out] of a layer's input [T, B, in]."""
+    if layer.real_input:  # the same at each step
+        current: Tensor = layer(spikes_seq[0])
+        return current.expand(len(spikes_seq), -1, -1)
+    currents: Tensor = layer(spikes_seq.flatten(0, 1))  # [T, B, in] -> [T * B, out]
+    out: Tensor = currents.unflatten(0, spikes_seq.shape[:2])
+    return out
 
 
 class PopulationBody(nn.Module):
@@ -80,12 +217,20 @@ class PopulationBody(nn.Module):
             else None
         )
         self.encoder = PopulationEncoder(obs_dim, config.spike_steps, config.encoder)
+        self._events: EventDrivenBody | None = None  # copies and pickles start without
         sizes = (
             obs_dim * config.encoder.pop_size,
             *config.hidden_sizes,
             action_dim * config.decoder.pop_size,
         )
-        self.mlp = SpikingMLP(sizes, config.neuron)
+        self.mlp = SpikingMLP(
+            sizes,
+            config.neuron,
+            matmul=config.matmul,
+            matmul_backward=config.matmul_backward,
+            kernel=config.kernel,
+            analog=config.encoder.kind == "analog",
+        )
 
     def spikes(self, obs: Tensor, deterministic: bool = False) -> Tensor:
         """Spikes of the output neurons, [T, B, N]; NaN for samples with a NaN or infinite value.
@@ -103,12 +248,50 @@ class PopulationBody(nn.Module):
             if self.training and torch.is_grad_enabled():
                 self.normalizer.update(obs)
             obs = self.normalizer(obs)
+        if self.mlp.fast(obs, self.encoder):
+            return self.mlp.run(
+                self.encoder.activation(obs),
+                self.config.spike_steps,
+                self.encoder.kind(deterministic),
+                self.config.encoder.v_threshold,
+            )
         spikes: Tensor = self.mlp(self.encoder(obs, deterministic))
         return spikes
 
     def forward(self, obs: Tensor, deterministic: bool = False) -> Tensor:
         """Activity of the output neurons, [B, N]; see `spikes`."""
-        return population_activity(self.spikes(obs, deterministic), self.config.decoder)
+        events = self.by_events(obs, deterministic)
+        activity = None if events is None else events.activity(obs.contiguous().numpy())
+        if activity is None:
+            return population_activity(self.spikes(obs, deterministic), self.config.decoder)
+        return torch.from_numpy(activity)
+
+    def by_events(
+        self, obs: Tensor, deterministic: bool = False, *others: nn.Module
+    ) -> "EventDrivenBody | None":
+        """The event-driven twin, where it is equal bit for bit and faster; else None.
+
+        It is equal under matmul="exact" only, which counts spikes; `others` are modules that the
+        result goes through, see SpikingMLP.fast.
+        """
+        config = self.config
+        if torch.is_grad_enabled() or config.matmul != "exact" or obs.dim() != 2:
+            return None
+        encoder, mlp = self.encoder, self.mlp
+        if (
+            not 0 < obs.shape[0] <= EVENT_DRIVEN_BATCH
+            or obs.shape[1] != encoder.obs_dim
+            or encoder.kind(deterministic) != "deterministic"
+            or not config.decoder.countable
+            or pick(config.kernel, obs.device) != "numba"
+            or not mlp.fast(obs, self, encoder, *others)
+        ):
+            return None
+        if self._events is None:
+            from policies.event_driven import EventDrivenBody
+
+            self._events = EventDrivenBody(self, live=True)
+        return self._events
 
 
 class PopulationActor(PopulationBody):
@@ -126,7 +309,9 @@ class PopulationActor(PopulationBody):
         self, obs_dim: int, action_dim: int, config: PopulationActorConfig | None = None
     ) -> None:
         super().__init__(obs_dim, action_dim, config)
-        self.decoder = PopulationDecoder(action_dim, self.config.spike_steps, self.config.decoder)
+        self.decoder = PopulationDecoder(
+            action_dim, self.config.spike_steps, self.config.decoder, self.config.matmul
+        )
 
     def forward(self, obs: Tensor, deterministic: bool = False) -> Tensor:
         """Decide on a batch of observations; see `spikes`.
@@ -134,6 +319,11 @@ class PopulationActor(PopulationBody):
         Returns:
             values [B, action_dim], in [-1, 1] if the config squashes.
         """
-        values: Tensor = self.decoder(self.spikes(obs, deterministic))
+        events = self.by_events(obs, deterministic, self.decoder)
+        read = None if events is None else events.values(obs.contiguous().numpy(), self.decoder)
+        if read is not None:
+            values = torch.from_numpy(read)
+            return values.tanh_() if self.config.squash else values
+        values = self.decoder(self.spikes(obs, deterministic))
         values = values + fault_mark(values)  # tanh would make infinity 1
         return torch.tanh(values) if self.config.squash else values

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from numbers import Integral, Real
 from typing import Literal, get_args
 
+from policies.kernels.choice import Kernel, Matmul, MatmulBackward
 from policies.surrogate import SURROGATES
 
 ResetMode = Literal["hard", "soft"]
@@ -139,6 +140,11 @@ class DecoderConfig:
         check_choice("decoder", self.kind, get_args(DecoderKind))
         check_range("decoder v_decay", self.v_decay, 0.0, 1.0)
 
+    @property
+    def countable(self) -> bool:
+        """Whether the readout sees numbers of spikes; of a membrane that leaks it does not."""
+        return self.kind == "rate" or self.v_decay in (0.0, 1.0)
+
 
 @dataclass(frozen=True, kw_only=True)
 class PopulationActorConfig:
@@ -157,9 +163,18 @@ class PopulationActorConfig:
     defer_normalizer: bool = False
     # tanh on the decoded values, so that they lie in [-1, 1]
     squash: bool = True
+    # arithmetic of spikes times weights; see policies.kernels.matmul
+    matmul: Matmul = "exact"
+    # operands of the matmuls of backward; "auto": bf16 with matmul="bf16", else float32
+    matmul_backward: MatmulBackward = "auto"
+    # what runs the neurons; see policies.kernels.choice
+    kernel: Kernel = "auto"
 
     def __post_init__(self) -> None:
         """Check the fields that are not configs themselves."""
         for size in self.hidden_sizes:
             check_count("net_arch sizes", size)
         check_count("spike_steps", self.spike_steps)
+        check_choice("matmul", self.matmul, get_args(Matmul))
+        check_choice("matmul_backward", self.matmul_backward, get_args(MatmulBackward))
+        check_choice("kernel", self.kernel, get_args(Kernel))

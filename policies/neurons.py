@@ -9,7 +9,7 @@ from policies.functional import (
     current_lif_sequence,
     lif_sequence,
 )
-from policies.kernels import fused_lif_sequence
+from policies.kernels.lif import fused_lif_sequence
 from policies.surrogate import SpikeFn, Surrogate, tracing
 
 

@@ -6,8 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from policies.checks import check_features, fault_mark
-from policies.config import DecoderConfig, EncoderConfig, LIFConfig
+from policies.config import DecoderConfig, EncoderConfig, EncoderKind, LIFConfig
 from policies.functional import lif_sequence, state_dtype
+from policies.kernels.choice import Matmul
+from policies.kernels.guard import plain_only
+from policies.kernels.readout import exact_read
 from policies.surrogate import straight_through
 
 # Far below any useful width (fields start at 0.39): keeps a std that crosses 0 from dividing by 0.
@@ -62,6 +65,11 @@ class PopulationEncoder(nn.Module):
         # Infinitely far or wide fields would answer with an ordinary 0 or 1; 0 * infinity is NaN.
         return (activation + 0.0 * (distance + self.std).detach()).flatten(1)
 
+    def kind(self, deterministic: bool = False) -> EncoderKind:
+        """How activations become spikes in a call."""
+        kind = self.config.kind
+        return "deterministic" if kind == "poisson" and deterministic else kind
+
     def forward(self, obs: Tensor, deterministic: bool = False) -> Tensor:
         """Encode a batch.
 
@@ -75,9 +83,10 @@ class PopulationEncoder(nn.Module):
         """
         activation = self.activation(obs)
         activation_seq = activation.expand(self.spike_steps, -1, -1)
-        if self.config.kind == "analog":
+        kind = self.kind(deterministic)
+        if kind == "analog":
             return activation_seq
-        if self.config.kind == "poisson" and not deterministic:
+        if kind == "poisson":
             spikes_seq = straight_through(activation_seq, torch.rand_like(activation_seq))
         else:
             spikes_seq, _ = lif_sequence(activation_seq, None, self._integrator, straight_through)
@@ -98,11 +107,11 @@ def population_activity(spikes_seq: Tensor, config: DecoderConfig) -> Tensor:
     dtype = state_dtype(spikes_seq.dtype)  # under autocast spikes may be bfloat16
     if config.kind == "rate":
         return spikes_seq.sum(dim=0, dtype=dtype) / steps
-    kernel = _membrane_kernel(steps, config.v_decay).to(spikes_seq.device, dtype)
+    kernel = membrane_kernel(steps, config.v_decay).to(spikes_seq.device, dtype)
     return (kernel.view(-1, 1, 1) * spikes_seq).sum(dim=0)
 
 
-def _membrane_kernel(steps: int, v_decay: float) -> Tensor:
+def membrane_kernel(steps: int, v_decay: float) -> Tensor:
     """What is left after the last step of an input at each step, [T]."""
     return torch.tensor([v_decay**age for age in range(steps - 1, -1, -1)])
 
@@ -114,14 +123,22 @@ class PopulationReadout(nn.Module):
         action_dim: values to read, >= 1.
         spike_steps: T, >= 1.
         config: population size, kind and readout decay.
+        matmul: with "exact" no order of addition changes a bit; see policies.kernels.readout.
     """
 
     def __init__(
-        self, action_dim: int, spike_steps: int, config: DecoderConfig | None = None
+        self,
+        action_dim: int,
+        spike_steps: int,
+        config: DecoderConfig | None = None,
+        matmul: Matmul = "float32",
     ) -> None:
         super().__init__()
         self.config = config = DecoderConfig() if config is None else config
         self.action_dim = action_dim
+        self.matmul = matmul
+        # spikes of a neuron over its activity
+        self.steps = spike_steps if config.kind == "rate" else 1
         # The initialization of the grouped convolution that PopSAN uses: fan-in P.
         bound = 1.0 / math.sqrt(config.pop_size)
         self.weight = nn.Parameter(torch.empty(action_dim, config.pop_size))
@@ -129,13 +146,22 @@ class PopulationReadout(nn.Module):
         nn.init.uniform_(self.weight, -bound, bound)
         nn.init.uniform_(self.bias, -bound, bound)
         # A membrane integrates its bias at each step, a rate is taken once.
-        kernel = _membrane_kernel(spike_steps, config.v_decay)
+        kernel = membrane_kernel(spike_steps, config.v_decay)
         self.bias_gain = float(kernel.sum()) if config.kind == "membrane" else 1.0
+
+    def is_exact(self) -> bool:
+        """Whether values have the same bits in any order of addition."""
+        plain = self.weight.dtype == torch.float32 and not plain_only()
+        return plain and self.matmul == "exact" and self.config.countable
 
     def read(self, activity: Tensor) -> Tensor:
         """Weigh the activity [B, action_dim * P] into values [B, action_dim]."""
         populations = activity.view(-1, self.action_dim, self.config.pop_size)
-        return (populations * self.weight).sum(dim=-1) + self.bias_gain * self.bias
+        if self.is_exact():
+            values = exact_read(populations, self.weight, self.steps)
+        else:
+            values = (populations * self.weight).sum(dim=-1)
+        return values + self.bias_gain * self.bias
 
     def forward(self, activity: Tensor) -> Tensor:
         """As `read`."""
@@ -158,6 +184,7 @@ class PopulationDecoder(PopulationReadout):
         action_dim: values to read, >= 1.
         spike_steps: T, >= 1.
         config: population size, kind and readout decay.
+        matmul: see PopulationReadout.
 
     Source: Tang et al. 2020 (PopSAN); Chen et al. 2024 (ILC-SAN), membrane readout.
     """

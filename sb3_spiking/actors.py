@@ -96,7 +96,7 @@ class SpikingGaussianActor(CheckedInput, ScaledOptimizer):
         actor.latent_pi = PopulationBody(actor.features_dim, action_dim, config)
         space, extractor = actor.observation_space, actor.features_extractor
         self.options.fix_bounds(actor.latent_pi, space, extractor)
-        readout = PopulationReadout(action_dim, config.spike_steps, config.decoder)
+        readout = PopulationReadout(action_dim, config.spike_steps, config.decoder, config.matmul)
         size = action_dim * config.decoder.pop_size
         if actor.use_sde:
             _, actor.log_std = actor.action_dist.proba_distribution_net(

@@ -8,6 +8,7 @@ from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
 from torch import Tensor
 
 from policies.value import ValueNetwork
+from sb3_spiking.event_driven import Decision
 from sb3_spiking.faults import CheckedInput, check_finite_output
 from sb3_spiking.learning_rate import ScaledOptimizer
 from sb3_spiking.mixin import DictInput, ImageInput, SpikingPolicyMixin
@@ -62,6 +63,11 @@ class SpikingDQNPolicy(ScaledOptimizer, SpikingPolicyMixin, DQNPolicy):
     def _build(self, lr_schedule: Schedule) -> None:
         super()._build(lr_schedule)
         self.scale_learning_rate()
+
+    def decision(self, deterministic: bool) -> Decision | None:
+        """The largest value; DQN itself draws random actions."""
+        network: Any = self.q_net
+        return Decision(network.q_net, network.q_net.readout, network.features_extractor, "value")
 
     def make_q_net(self) -> SpikingQNetwork:
         """Build a spiking Q network; SB3 calls it for the network and for its target."""

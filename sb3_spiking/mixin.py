@@ -4,7 +4,6 @@ import inspect
 from collections.abc import Mapping
 from typing import Any, ClassVar, NoReturn
 
-import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.preprocessing import is_image_space
@@ -15,9 +14,25 @@ from stable_baselines3.common.torch_layers import (
     NatureCNN,
 )
 from stable_baselines3.common.type_aliases import PyTorchObs
+from torch import nn
 
+from policies.kernels.choice import has_numba
+from sb3_spiking.event_driven import Decision, EventDrivenPolicy, decide
 from sb3_spiking.faults import check_finite_observations, check_finite_output
 from sb3_spiking.options import SpikingOptions
+
+
+def in_mode(module: nn.Module, mode: bool) -> bool:
+    """Whether a module and all below it are in training mode (or evaluation mode) already."""
+    own = module.__dict__
+    # Statistics that wait are taken in by the switch itself.
+    if own["training"] is not mode or own.get("_may_be_pending"):
+        return False
+    # A plain loop: a generator takes twice as long, and every `predict` comes here.
+    for child in own["_modules"].values():
+        if child is not None and not in_mode(child, mode):
+            return False
+    return True
 
 
 class SpikingPolicyMixin:
@@ -99,7 +114,13 @@ class SpikingPolicyMixin:
         return obs, vectorized
 
     def predict(
-        self, observation: Any, *args: Any, **kwargs: Any
+        self,
+        observation: Any,
+        state: Any = None,
+        episode_start: Any = None,
+        deterministic: bool = False,
+        *args: Any,
+        **kwargs: Any,
     ) -> tuple[NDArray[Any], tuple[NDArray[Any], ...] | None]:
         """As SB3's; refuses actions that broken weights have made NaN.
 
@@ -107,10 +128,52 @@ class SpikingPolicyMixin:
             ValueError: if observations or actions are not finite.
         """
         dense: Any = super()
-        action, state = dense.predict(observation, *args, **kwargs)
         policy: Any = self
-        check_finite_output(policy, torch.as_tensor(action))
+        decision = None if args or kwargs or state is not None else self.decision(deterministic)
+        if decision is not None:
+            self.set_training_mode(False)
+            action = decide(policy, decision, observation)
+            if action is not None:
+                return action, state
+        action, state = dense.predict(
+            observation, state, episode_start, deterministic, *args, **kwargs
+        )
+        check_finite_output(policy, action)
         return action, state
+
+    def decision(self, deterministic: bool) -> Decision | None:
+        """How this policy decides; None where it draws, or is no single spiking network."""
+        return None
+
+    def to_event_driven(self) -> EventDrivenPolicy:
+        """The policy as it is now, for acting only: see `EventDrivenPolicy`.
+
+        Raises:
+            ValueError: if this policy cannot act without its batched network.
+            ImportError: if numba is not installed.
+        """
+        policy: Any = self
+        decision = self.decision(deterministic=True)
+        if decision is None:
+            raise ValueError(
+                f"{type(self).__name__} cannot be event-driven with action space "
+                f"{policy.action_space}: only policies that read one action (continuous or "
+                "Discrete) from one spiking network can, without gSDE, LSTM or action masks"
+            )
+        if not has_numba():
+            raise ImportError(
+                "event-driven policies need numba: pip install 'spiking-policies[fast]'"
+            )
+        return EventDrivenPolicy(
+            decision, policy.observation_space, policy.action_space, policy.normalize_images
+        )
+
+    def set_training_mode(self, mode: bool) -> None:
+        """As SB3's, which takes longer than a decision where the mode is set already."""
+        policy: Any = self
+        if not in_mode(policy, mode):
+            dense: Any = super()
+            dense.set_training_mode(mode)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         dense: Any = super()

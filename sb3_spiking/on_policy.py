@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from policies.actor import PopulationBody
 from policies.population import PopulationReadout
 from policies.value import ValueReadout
+from sb3_spiking.event_driven import Decision, Finish
 from sb3_spiking.faults import CheckedInput, check_finite_output
 from sb3_spiking.learning_rate import ScaledOptimizer
 from sb3_spiking.mixin import DictInput, ImageInput, SpikingPolicyMixin
@@ -97,7 +98,7 @@ class SpikingActorCritic(CheckedInput, ScaledOptimizer, SpikingPolicyMixin):
         self._initialize(body)
         config = body.config
         values = self._number_of_values()
-        readout = PopulationReadout(values, config.spike_steps, config.decoder)
+        readout = PopulationReadout(values, config.spike_steps, config.decoder, config.matmul)
         policy.action_net = readout.to(policy.device)
         if policy.ortho_init:
             with torch.no_grad():
@@ -122,8 +123,8 @@ class SpikingActorCritic(CheckedInput, ScaledOptimizer, SpikingPolicyMixin):
     def _get_action_dist_from_latent(self, latent_pi: Tensor) -> Any:
         policy: Any = self
         dense: Any = super()
-        # torch's distributions refuse NaN too, but name neither weights nor remedy.
-        check_finite_output(policy, policy.action_net(latent_pi))
+        # Before torch's distributions, which name neither weights nor remedy.
+        check_finite_output(policy, latent_pi, policy.action_net.weight, policy.action_net.bias)
         return dense._get_action_dist_from_latent(latent_pi)
 
     def _make_optimizer(self, lr_schedule: Schedule) -> None:
@@ -149,6 +150,15 @@ class SpikingActorCriticPolicy(SpikingActorCritic, ActorCriticPolicy):
 
     Source: Tang et al. 2020 (PopSAN-PPO). Differs: no tanh on the mean, as SB3 clips actions.
     """
+
+    def decision(self, deterministic: bool) -> Decision | None:
+        """The mean, clipped, or the likeliest action."""
+        finishes: dict[type, Finish] = {spaces.Box: "clip", spaces.Discrete: "class"}
+        finish = finishes.get(type(self.action_space))
+        if not deterministic or self.use_sde or finish is None:
+            return None
+        body: Any = self.mlp_extractor.policy_net
+        return Decision(body, self.action_net, self.pi_features_extractor, finish)
 
 
 class SpikingActorCriticMultiInputPolicy(DictInput, SpikingActorCriticPolicy):

@@ -24,12 +24,11 @@ from policies.config import (
     check_count,
     check_range,
 )
+from policies.kernels.choice import Kernel, Matmul, MatmulBackward
 from policies.value import ValueNetwork
 from sb3_spiking.bounds import fix_bounds
 
 NeuronKind = Literal["current_lif", "lif"]
-Matmul = Literal["float32"]
-Kernel = Literal["auto", "torch"]
 
 # Keywords that algorithms add to the user's policy_kwargs, where the next algorithm finds them.
 WRITTEN_BY = {
@@ -89,16 +88,16 @@ class SpikingOptions:
     value_pop_size: int = 128
     # factor on the level that its values share, > 0; see policies.value
     value_gain: float = 10.0
-    # arithmetic of the spike matmuls; one choice in this version
-    matmul: Matmul = "float32"
-    # implementation of the neurons; one choice in this version
+    # arithmetic of spikes times weights: "exact", "float32" or "bf16"
+    matmul: Matmul = "exact"
+    # operands of backward's matmuls: "float32" or "bf16"; "auto": "bf16" if matmul is
+    matmul_backward: MatmulBackward = "auto"
+    # what runs the neurons: "torch", "fused", "numba", "triton"; "auto": the fastest at hand
     kernel: Kernel = "auto"
 
     def __post_init__(self) -> None:
         """Check every field."""
         check_choice("neuron", self.neuron, get_args(NeuronKind))
-        check_choice("matmul", self.matmul, get_args(Matmul))
-        check_choice("kernel", self.kernel, get_args(Kernel))
         check_range("i_decay", self.i_decay, 0.0, 1.0)
         check_range("actor_lr_scale", self.actor_lr_scale, 0.0, open_low=True)
         check_count("value_pop_size", self.value_pop_size)
@@ -177,6 +176,9 @@ class SpikingOptions:
             normalize=self.normalize_obs is not False,
             defer_normalizer=defer_normalizer,
             squash=squash,
+            matmul=self.matmul,
+            matmul_backward=self.matmul_backward,
+            kernel=self.kernel,
         )
 
     def value_config(

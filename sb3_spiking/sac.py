@@ -9,6 +9,7 @@ from stable_baselines3.sac.policies import SACPolicy
 
 from sb3_spiking.actors import SpikingGaussianActor, SpikingSACActor
 from sb3_spiking.critics import make_continuous_critic
+from sb3_spiking.event_driven import Decision
 from sb3_spiking.mixin import DictInput, ImageInput, SpikingPolicyMixin
 
 
@@ -22,6 +23,13 @@ class SpikingGaussianPolicy(SpikingPolicyMixin):
         dense: Any = super()
         dense._build(lr_schedule)
         self.actor.scale_learning_rate()
+
+    def decision(self, deterministic: bool) -> Decision | None:
+        """The mean, squashed; gSDE may clip it, so it is left to the batched network."""
+        actor = self.actor
+        if not deterministic or actor.use_sde:
+            return None
+        return Decision(actor.latent_pi, actor.mu, actor.features_extractor, "squash")
 
     def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> Any:
         """Build the spiking actor."""

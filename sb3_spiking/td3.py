@@ -1,5 +1,7 @@
 """Spiking policies for TD3 and DDPG: a spiking actor beside SB3's own critics."""
 
+from typing import Any
+
 from stable_baselines3.common.policies import ContinuousCritic
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
@@ -8,6 +10,7 @@ from torch import Tensor
 
 from sb3_spiking.actors import SpikingActor
 from sb3_spiking.critics import make_continuous_critic
+from sb3_spiking.event_driven import Decision
 from sb3_spiking.mixin import DictInput, ImageInput, SpikingPolicyMixin
 
 
@@ -37,6 +40,13 @@ class SpikingTD3Policy(SpikingPolicyMixin, TD3Policy):
         """Build SB3's critic, which refuses NaN and infinite observations, or a spiking one."""
         kwargs = self._update_features_extractor(self.critic_kwargs, features_extractor)
         return make_continuous_critic(kwargs, self.options).to(self.device)
+
+    def decision(self, deterministic: bool) -> Decision | None:
+        """TD3 never draws; Poisson spikes where predict asks for them do."""
+        actor: Any = self.actor
+        if actor.mu.encoder.kind(deterministic) == "poisson":
+            return None
+        return Decision(actor.mu, actor.mu.decoder, actor.features_extractor, "squash")
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
         return self.actor._predict(observation, deterministic)

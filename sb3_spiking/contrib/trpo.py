@@ -5,16 +5,26 @@ from typing import Any, ClassVar
 
 from sb3_spiking.mixin import DictInput, ImageInput
 from sb3_spiking.on_policy import SpikingActorCriticPolicy
+from sb3_spiking.options import SpikingOptions
 
 
 class SpikingTRPOPolicy(SpikingActorCriticPolicy):
     """`"SpikingPopPolicy"` of TRPO: as PPO's, with other defaults.
 
     A trust region is void where statistics move the policy between two updates: `normalize_obs` is
-    "bounds" by default. `actor_lr_scale` has no effect, since TRPO moves the actor by itself.
+    "bounds" by default. `actor_lr_scale` has no effect, since TRPO moves the actor by itself. TRPO
+    differentiates twice, so `kernel` is "torch".
     """
 
-    default_options: ClassVar[Mapping[str, Any]] = {"normalize_obs": "bounds"}
+    default_options: ClassVar[Mapping[str, Any]] = {"normalize_obs": "bounds", "kernel": "torch"}
+
+    def _check_options(self, options: SpikingOptions) -> None:
+        super()._check_options(options)
+        if options.kernel != "torch":
+            raise ValueError(
+                f"TRPO differentiates the policy twice, which kernel={options.kernel!r} cannot do; "
+                "leave kernel out, or set it to 'torch'"
+            )
 
 
 class SpikingTRPOMultiInputPolicy(DictInput, SpikingTRPOPolicy):

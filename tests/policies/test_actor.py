@@ -1,4 +1,5 @@
 import copy
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -151,13 +152,17 @@ def test_one_matmul_a_layer_whatever_the_spike_steps() -> None:
         matmuls = 0
 
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]  # torch's hook
-            self.matmuls += func._schema.name in ("aten::mm", "aten::addmm", "aten::bmm")
+            names = ("aten::mm", "aten::addmm", "aten::bmm", "aten::_int_mm")
+            self.matmuls += func._schema.name in names
             return func(*args, **(kwargs or {}))
 
-    for steps in (1, 5, 16):
-        actor = PopulationActor(3, 2, PopulationActorConfig(spike_steps=steps)).eval()
+    for steps, kernel, matmul in itertools.product(
+        (1, 5, 16), ("torch", "fused", "numba"), ("float32", "exact", "bf16")
+    ):
+        config = PopulationActorConfig(spike_steps=steps, kernel=kernel, matmul=matmul)  # type: ignore[arg-type]  # product's
+        actor = PopulationActor(3, 2, config).eval()
         with Count() as count, torch.no_grad():  # type: ignore[no-untyped-call]  # torch's
-            actor(torch.randn(4, 3))
+            actor(torch.randn(40, 3))
         assert count.matmuls == 3
 
 
@@ -282,7 +287,9 @@ def test_bfloat16_autocast_keeps_state_and_readout_in_float32(kind: str) -> None
 
 def test_the_whole_graph_can_be_exported() -> None:
     """No branch depends on data, so tracing and compiling need no graph break."""
-    actor, obs = fresh_actor()
+    _, obs = fresh_actor()
+    # An exported graph computes in float32.
+    actor = PopulationActor(obs.shape[1], 2, PopulationActorConfig(matmul="float32")).eval()
     exported = torch.export.export(actor, (obs,)).module()
     assert torch.equal(exported(obs), actor(obs))
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from policies import LIF, LIFConfig, LIFState
 from policies.config import ResetMode
-from policies.kernels import fused_lif_sequence
+from policies.kernels.lif import fused_lif_sequence
 from policies.surrogate import SURROGATES, Surrogate
 
 RESETS: tuple[ResetMode, ...] = ("hard", "soft")

@@ -29,8 +29,16 @@ OPTIONS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"actor_lr_scale": 0.0}, ValueError, "actor_lr_scale"),
     ({"actor_lr_scale": "0.3"}, TypeError, "actor_lr_scale must be a number"),
     ({"normalize_obs": 1}, TypeError, "normalize_obs must be True, False or 'bounds', got 1"),
-    ({"matmul": "int4"}, ValueError, r"matmul must be one of \['float32'\], got 'int4'"),
-    ({"kernel": "cuda"}, ValueError, r"kernel must be one of \['auto', 'torch'\], got 'cuda'"),
+    (
+        {"matmul": "int4"},
+        ValueError,
+        r"matmul must be one of \['exact', 'float32', 'bf16'\], got 'int4'",
+    ),
+    (
+        {"kernel": "cuda"},
+        ValueError,
+        r"kernel must be one of \['auto', 'torch', 'fused', 'numba', 'triton'\], got 'cuda'",
+    ),
     ({"net_arch": [64, 0]}, ValueError, "net_arch sizes must be at least 1, got 0"),
     ({"spike_step": 5}, TypeError, "unknown keyword 'spike_step'.*spike_steps"),
     ({"use_sde": True}, TypeError, "unknown keyword 'use_sde'"),

@@ -1,0 +1,245 @@
+"""Event-driven inference: a decision costs the weights of the neurons that fired, and no more.
+
+Under matmul="exact" the integers add up to the same sums in any order, so spikes, and with them
+activity, equal the batched path's bit for bit; PopulationBody then comes here by itself for a few
+observations. Under "float32" and "bf16" sums differ in their last bits, and now and then a spike.
+
+Imports numba: import this module where it is used.
+"""
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from policies.config import DecoderConfig
+from policies.kernels import numba_event as loops
+from policies.kernels.choice import Matmul
+from policies.normalizer import EPS
+from policies.population import MIN_VARIANCE, PopulationReadout, membrane_kernel
+
+if TYPE_CHECKING:
+    from policies.actor import PopulationActor, PopulationBody
+
+Floats = NDArray[np.float32]
+_NOTHING = np.empty(0, np.float32)
+_EMPTY = torch.empty(0)
+
+
+class EventDrivenBody:
+    """A PopulationBody for a few observations at a time, on a CPU, without gradients.
+
+    Args:
+        body: the network.
+        live: follow its parameters and statistics as they change; else keep today's.
+
+    Raises:
+        ValueError: if the encoder sends real numbers ("analog").
+    """
+
+    def __init__(self, body: "PopulationBody", *, live: bool = False) -> None:
+        config = body.config
+        if config.encoder.kind == "analog":
+            raise ValueError(
+                "encoder='analog' sends real numbers, not spikes, so nothing is event-driven; "
+                "train with 'deterministic' or 'poisson'"
+            )
+        self.live = live
+        self._body = body if live else None
+        neurons = body.mlp.neuron_settings()
+        settings = neurons.config
+        self._weights = _Weights(config.matmul)
+        self._decoder, self._steps = config.decoder, config.spike_steps
+        self._step_weights = step_weights(config.decoder, config.spike_steps)
+        hard = settings.reset_mode == "hard"
+        self._layer_settings = (
+            np.array([neurons.i_decay, settings.v_decay], np.float32),
+            np.float32(settings.v_threshold),
+            loops.HARD if hard else 1 - loops.HARD,
+        )
+        self._encoder_threshold = np.float32(config.encoder.v_threshold)
+        clip = body.normalizer.clip if body.normalizer is not None else 1.0
+        self._limits = (np.float32(EPS), np.float32(clip))
+        self._least = np.float32(MIN_VARIANCE)
+        self._addresses: list[int] = []
+        self._read(_tensors(body))
+
+    def activity(self, obs: Floats) -> Floats | None:
+        """Activity [B, N] of the output neurons for obs [B, obs_dim]; None as `counts`."""
+        counts = self.counts(obs)
+        if counts is None or self._decoder.kind != "rate":
+            return counts
+        return counts / np.float32(self._steps)
+
+    def values(self, obs: Floats, readout: PopulationReadout) -> Floats | None:
+        """What a readout makes of the activity: [B, action_dim]; None as `counts`."""
+        counts = self.counts(obs)
+        if counts is None:
+            return None
+        weight, bias = readout.weight.detach().numpy(), readout.bias.detach().numpy()
+        values = np.empty((len(obs), len(bias)), np.float32)
+        exact = readout.is_exact()
+        loops.read(
+            counts, weight, bias, np.float32(readout.bias_gain), readout.steps, exact, values
+        )
+        return values if np.isfinite(values).all() else None
+
+    def counts(self, obs: Floats) -> Floats | None:
+        """Spikes of the output neurons for obs [B, obs_dim], older ones decayed as configured.
+
+        Returns:
+            [B, N]; None if an observation, a parameter or a membrane is NaN or infinite.
+        """
+        if self._body is not None:
+            self._follow(_tensors(self._body))
+        mean, std, center, variance = self._fields
+        batch = len(obs)
+        response = torch.empty(batch, *mean.shape)
+        array = response.numpy()
+        if not loops.distances(obs, center, variance, *self._limits, mean, std, self._least, array):
+            return None
+        torch.exp(response, out=response)
+        weights = self._weights
+        counts = np.empty((batch, weights.sizes[-1]), np.float32)
+        sound = loops.propagate(
+            array.reshape(batch, mean.size),
+            self._encoder_threshold,
+            weights.sizes,
+            weights.rows,
+            weights.scale,
+            weights.bias,
+            *self._layer_settings,
+            counts,
+            self._step_weights,
+        )
+        return counts if sound else None
+
+    def _follow(self, tensors: list[Tensor]) -> None:
+        """Take over parameters that have changed.
+
+        Values are compared: version counters miss writes through `.data`.
+        """
+        addresses = [x.data_ptr() for x in tensors]
+        if addresses != self._addresses or loops.changed(*self._seen):
+            self._read(tensors)
+
+    def _read(self, tensors: list[Tensor]) -> None:
+        """Take over tensors, as `_tensors` gives them."""
+        self._addresses = [x.data_ptr() for x in tensors]
+        arrays: list[Floats] = [x.detach().numpy() for x in tensors]
+        if not self.live:
+            arrays = [array.copy() for array in arrays]
+        layered = arrays[4:]
+        self._fields = arrays[:4]
+        self._weights.read(layered[::2], layered[1::2])
+        if self.live:
+            bits = np.concatenate([array.reshape(-1) for array in layered]).view(np.int32)
+            sizes = np.array([array.size for array in layered], np.int64)
+            self._seen = (np.array(self._addresses[4:], np.int64), sizes, bits)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Live ones are caches: a copy or pickle starts as None."""
+        if self.live:
+            return _none, ()
+        return super().__reduce__()  # type: ignore[return-value]
+
+
+def _none() -> None:
+    return None
+
+
+class EventDrivenActor(EventDrivenBody):
+    """A PopulationActor, frozen as it is, for a few observations at a time; see EventDrivenBody.
+
+    Args:
+        actor: the network.
+    """
+
+    def __init__(self, actor: "PopulationActor") -> None:
+        super().__init__(actor)
+        self.squash = actor.config.squash
+        self.readout = copy.deepcopy(actor.decoder)
+
+    def __call__(self, obs: Floats) -> Floats:
+        """Values [B, action_dim] of obs [B, obs_dim]; NaN where something is not finite."""
+        values = self.values(obs, self.readout)
+        if values is None:
+            return np.full((len(obs), self.readout.action_dim), np.nan, np.float32)
+        if self.squash:
+            # PyTorch's: other libraries' tanh differs in the last bit.
+            torch.from_numpy(values).tanh_()
+        return values
+
+
+class _Weights:
+    """Weights and biases of all layers, as the compiled loops want them.
+
+    Args:
+        matmul: "exact" adds integers; the others float32, "bf16" with rounded weights.
+    """
+
+    def __init__(self, matmul: Matmul) -> None:
+        self.matmul = matmul
+        self.sizes = np.empty(0, np.int64)
+        self.rows: NDArray[Any] = _NOTHING
+        self.scale = self.bias = _NOTHING
+
+    def read(self, weights: list[Floats], biases: list[Floats]) -> None:
+        """Take over weights [out, in] and biases [out] of each layer."""
+        self.sizes = np.array([weights[0].shape[1], *map(len, biases)], np.int64)
+        self.bias = np.concatenate(biases)
+        self.scale = np.ones_like(self.bias)
+        if self.matmul != "exact":
+            rounded = [_as_in_matmul(weight, self.matmul) for weight in weights]
+            self.rows = np.concatenate([weight.T.reshape(-1) for weight in rounded])
+        elif not self._read_integers(weights, np.int32):
+            self._read_integers(weights, np.int64)
+
+    def _read_integers(self, weights: list[Floats], dtype: type[np.signedinteger[Any]]) -> bool:
+        """Whether no sum of a neuron's integers can leave int32."""
+        self.rows = np.empty(sum(weight.size for weight in weights), dtype)
+        row = neuron = most = 0
+        for weight in weights:
+            n_out, n_in = weight.shape
+            rows = self.rows[row : row + weight.size].reshape(n_in, n_out)
+            largest = loops.integer_rows(weight, rows, self.scale[neuron : neuron + n_out])
+            most = max(most, largest)
+            row += weight.size
+            neuron += n_out
+        return most < 1 << 31
+
+
+def _as_in_matmul(weight: Floats, matmul: Matmul) -> Floats:
+    if matmul == "bf16":
+        return torch.from_numpy(weight).bfloat16().float().numpy()
+    return weight
+
+
+def step_weights(config: DecoderConfig, spike_steps: int) -> Floats:
+    """What a spike at each step adds to its neuron's count, [T]."""
+    if config.kind == "rate":
+        return np.ones(spike_steps, np.float32)
+    return membrane_kernel(spike_steps, config.v_decay).numpy()
+
+
+def _tensors(body: "PopulationBody") -> list[Tensor]:
+    """Everything that changes: fields' mean and std, statistics, then weight and bias by layer."""
+    parts: Any = body._modules
+    encoder, normalizer = parts["encoder"], body.normalizer
+    tensors = [_parameter(encoder, "mean"), _parameter(encoder, "std")]
+    if normalizer is None:
+        tensors += [_EMPTY, _EMPTY]
+    else:
+        tensors += [normalizer.running_mean, normalizer.running_var]
+    for linear in parts["mlp"]._modules["linears"]._modules.values():
+        tensors += [_parameter(linear, "weight"), _parameter(linear, "bias")]
+    return tensors
+
+
+def _parameter(module: nn.Module, name: str) -> Tensor:
+    # Past `nn.Module.__getattr__`, which takes long. ARS holds buffers, parametrizations compute.
+    tensor = module._parameters.get(name)
+    return getattr(module, name) if tensor is None else tensor

@@ -1,0 +1,124 @@
+"""The compiled loops of `kernels.numba_neuron` behind PyTorch tensors; CPU, float32 state."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from policies.kernels import numba_neuron as loops
+from policies.kernels.neuron import Currents, Gradients, Neurons, Pass
+from policies.kernels.scratch import scratch
+
+_ONE = {
+    torch.float32: np.float32(1.0),
+    torch.bfloat16: loops.BF16_ONE,
+    torch.int8: np.int8(1),
+}
+_KINDS = {"rectangle": loops.RECTANGLE, "triangle": loops.TRIANGLE, "arctan": loops.ARCTAN}
+
+
+def encode(
+    activation: Tensor,
+    spike_steps: int,
+    v_threshold: float,
+    dtype: torch.dtype,
+    copy_dtype: torch.dtype,
+) -> tuple[Tensor, Tensor]:
+    """See `NeuronKernel.encode`."""
+    spikes = torch.empty(spike_steps, *activation.shape, dtype=dtype)
+    copy = spikes if copy_dtype == dtype else torch.empty(spikes.shape, dtype=copy_dtype)
+    loops.integrate(
+        view(activation.contiguous()),
+        np.float32(v_threshold),
+        view(spikes),
+        _ONE[dtype],
+        view(copy if copy is not spikes else copy[:0]),
+        _ONE[copy_dtype],
+    )
+    return spikes, copy
+
+
+def forward(
+    currents: Currents,
+    shape: tuple[int, int, int],
+    neurons: Neurons,
+    dtype: torch.dtype,
+    copy_dtype: torch.dtype,
+    keep: bool,
+) -> Pass:
+    """See `NeuronKernel.forward`."""
+    _, batch, size = shape
+    spikes = torch.empty(shape, dtype=dtype)
+    copy = spikes if copy_dtype == dtype else torch.empty(shape, dtype=copy_dtype)
+    v_seq = torch.empty(shape if keep else (0, batch, size))
+    i, v = torch.zeros(2, batch, size)
+    loops.forward(
+        view(currents.x),
+        view(_or_nothing(currents.scale)),
+        view(_or_nothing(currents.bias)),
+        view(i),
+        view(v),
+        *_settings(neurons),
+        view(spikes),
+        _ONE[dtype],
+        view(copy if copy is not spikes else copy[:0]),
+        _ONE[copy_dtype],
+        view(v_seq),
+    )
+    return Pass(spikes, copy, v_seq if keep else None, v)
+
+
+def backward(
+    v_seq: Tensor,
+    grad_spikes: Tensor,
+    neurons: Neurons,
+    dtype: torch.dtype,
+    weights: Tensor | None,
+) -> Gradients:
+    """See `NeuronKernel.backward`."""
+    grad = scratch("currents' gradient", tuple(v_seq.shape), dtype, v_seq.device)
+    summed = torch.empty(v_seq.shape[1:] if weights is not None else (0, 0), dtype=dtype)
+    bias = torch.empty(v_seq.shape[2])
+    surrogate = neurons.surrogate
+    kind = _KINDS.get(surrogate.name, loops.GIVEN)
+    # An exponential is not vectorized here: PyTorch's is.
+    slopes = (
+        surrogate.derivative(v_seq - neurons.config.v_threshold)
+        if kind == loops.GIVEN
+        else v_seq[:0]
+    )
+    loops.backward(
+        view(v_seq),
+        view(grad_spikes.contiguous()),
+        *_settings(neurons),
+        neurons.config.detach_reset,
+        kind,
+        np.float32(surrogate.width),
+        view(slopes),
+        view(_or_nothing(weights)),
+        view(grad),
+        view(bias),
+        view(summed),
+    )
+    return Gradients(grad, bias, None if weights is None else summed)
+
+
+def view(x: Tensor) -> NDArray[Any]:
+    """The tensor's memory as numpy sees it; bf16 as int16 bits."""
+    return (x.view(torch.int16) if x.dtype == torch.bfloat16 else x).detach().numpy()
+
+
+def _or_nothing(x: Tensor | None) -> Tensor:
+    return torch.empty(0) if x is None else x
+
+
+def _settings(neurons: Neurons) -> tuple[np.float32, np.float32, np.float32, int]:
+    config = neurons.config
+    return (
+        np.float32(neurons.i_decay),
+        np.float32(config.v_decay),
+        np.float32(config.v_threshold),
+        loops.HARD if config.reset_mode == "hard" else loops.SOFT,
+    )

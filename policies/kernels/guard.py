@@ -1,0 +1,42 @@
+"""When a kernel must not stand in for the modules that it computes."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+from torch.nn.modules import module as global_hooks
+
+from policies.surrogate import tracing
+
+
+def looked_at(modules: Iterable[nn.Module]) -> bool:
+    """Whether hooks wait on any of the modules: a monitor wants to see each layer."""
+    if (
+        global_hooks._global_forward_hooks
+        or global_hooks._global_forward_pre_hooks
+        or global_hooks._global_backward_hooks
+    ):
+        return True
+    for module in modules:
+        if (
+            module._forward_hooks
+            or module._forward_pre_hooks
+            or module._backward_hooks
+            or module._backward_pre_hooks
+        ):
+            return True
+    return False
+
+
+def plain_only() -> bool:
+    """Whether only PyTorch's own operations can be run: for a tracer, a compiler, or functorch."""
+    return (
+        tracing()
+        or torch.compiler.is_compiling()
+        or torch._C._functorch.peek_interpreter_stack() is not None
+    )
+
+
+def transformed(device: torch.device) -> bool:
+    """Whether something rewrites the operations: those above, or autocast."""
+    return plain_only() or torch.is_autocast_enabled(device.type)

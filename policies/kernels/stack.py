@@ -1,0 +1,196 @@
+"""A whole stack of (linear, neurons) with the encoder in front, as one differentiable function.
+
+One function instead of one a layer, since spikes between the layers are int8 or bf16: autograd
+carries gradients along floating-point tensors only. It cannot be differentiated twice.
+
+An activation is the same at every spike step, so its gradient is a sum over steps, and the sum is
+taken in front of the first layer's matmul, which is then T times smaller. With the deterministic
+encoder (v += a; spike where v > h; v -= h; d spike / dv = 1) a reaches the spike of step t through
+all charges up to t: dL/da = sum_t c_t dL/ds_t with c_t = sum_{k <= t} (1 - h)^k.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor
+
+from policies.checks import fault_mark
+from policies.config import EncoderKind
+from policies.kernels.choice import Matmul
+from policies.kernels.matmul import WeightCache, currents, real_linear, spike_dtype
+from policies.kernels.neuron import Currents, NeuronKernel, Neurons
+from policies.kernels.scratch import scratch
+from policies.surrogate import fires
+
+
+class Stack(NamedTuple):
+    """Everything but the tensors.
+
+    Attributes:
+        kernel: what runs the neurons.
+        neurons: of every layer.
+        encoder: how activations become spikes; None: the input is spikes.
+        spike_steps: T.
+        encoder_threshold: of the deterministic encoder.
+        matmul: arithmetic forward.
+        grad_dtype: dtype of the operands of backward matmuls.
+        caches: one a layer.
+    """
+
+    kernel: NeuronKernel
+    neurons: Neurons
+    encoder: EncoderKind | None
+    spike_steps: int
+    encoder_threshold: float
+    matmul: Matmul
+    grad_dtype: torch.dtype
+    caches: Sequence[WeightCache]
+
+
+def run_stack(
+    stack: Stack, x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]
+) -> Tensor:
+    """Spikes [T, B, out] of the last layer; NaN for samples with a fault in any layer.
+
+    Args:
+        stack: settings.
+        x: activations [B, in], or spikes [T, B, in] if there is no encoder.
+        weights: [out, in] of each layer.
+        biases: [out] of each layer.
+    """
+    tensors = [x, *weights, *biases]
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+        out = _Stack.apply(stack, *tensors)  # type: ignore[no-untyped-call]  # torch's
+        spikes, fault = cast(tuple[Tensor, Tensor], out)
+    else:
+        spikes, fault = _forward(stack, x, weights, biases, None)
+    return spikes + fault
+
+
+class _Saved(NamedTuple):
+    """What backward needs of each layer: its input spikes [T, B, in] and its v_seq [T, B, out]."""
+
+    inputs: list[Tensor]
+    v_seqs: list[Tensor]
+
+
+def _forward(
+    stack: Stack,
+    x: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    saved: _Saved | None,
+) -> tuple[Tensor, Tensor]:
+    """Spikes [T, B, out] of the last layer, and the fault mark [B, 1]."""
+    operand, copy = _encode(stack, x, saved is not None)
+    batch = operand.shape[1]
+    fault = fault_mark(x if x.dim() == 2 else x.sum(dim=0))
+    last = len(weights) - 1
+    for layer, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
+        if layer == 0 and stack.encoder == "analog":
+            current = real_linear(copy[0], weight, bias, stack.matmul)
+            layer_currents = Currents(current.repeat(stack.spike_steps, 1))
+        else:
+            layer_currents = currents(
+                operand.flatten(0, 1), weight, bias, stack.matmul, stack.caches[layer]
+            )
+        if saved is not None:
+            saved.inputs.append(copy)
+        result = stack.kernel.forward(
+            layer_currents,
+            (stack.spike_steps, batch, len(bias)),
+            stack.neurons,
+            torch.float32 if layer == last else spike_dtype(stack.matmul),
+            torch.float32 if layer == last else _copy_dtype(stack, saved is not None),
+            saved is not None,
+        )
+        operand, copy = result.spikes, result.copy
+        if saved is not None and result.v_seq is not None:
+            saved.v_seqs.append(result.v_seq)
+        fault = fault + fault_mark(result.v)
+    return operand, fault
+
+
+def _copy_dtype(stack: Stack, keep: bool) -> torch.dtype:
+    """The dtype of the spikes that backward multiplies; without backward the forward matmul's."""
+    return stack.grad_dtype if keep else spike_dtype(stack.matmul)
+
+
+def _encode(stack: Stack, x: Tensor, keep: bool) -> tuple[Tensor, Tensor]:
+    """Input spikes [T, B, in] in the forward matmul's dtype, and in that of backward."""
+    dtype, copy_dtype = spike_dtype(stack.matmul), _copy_dtype(stack, keep)
+    if stack.encoder == "analog":
+        x_seq = x.expand(stack.spike_steps, -1, -1)
+        return x_seq, x_seq
+    if stack.encoder == "deterministic":
+        return stack.kernel.encode(x, stack.spike_steps, stack.encoder_threshold, dtype, copy_dtype)
+    if stack.encoder == "poisson":
+        x_seq = x.expand(stack.spike_steps, -1, -1)
+        x = fires(x_seq, torch.rand_like(x_seq))
+    return x.to(dtype), x.to(copy_dtype)
+
+
+class _Stack(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, stack: Stack, x: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor]:
+        layers = len(parameters) // 2
+        weights, biases = parameters[:layers], parameters[layers:]
+        saved = _Saved([], [])
+        spikes, fault = _forward(stack, x, weights, biases, saved)
+        ctx.save_for_backward(*weights, *saved.inputs, *saved.v_seqs)
+        ctx.stack = stack
+        ctx.mark_non_differentiable(fault)
+        return spikes, fault
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:
+        if torch.is_grad_enabled():
+            # torch's once_differentiable would leave terms out in silence where autograd.grad is
+            # asked for parameters only.
+            raise RuntimeError(
+                "create_graph=True: this spiking network cannot be differentiated twice; build it "
+                "with kernel='torch'"
+            )
+        stack: Stack = ctx.stack
+        layers = len(ctx.saved_tensors) // 3
+        weights, inputs, v_seqs = (
+            ctx.saved_tensors[part * layers : (part + 1) * layers] for part in range(3)
+        )
+        grad_weights: list[Tensor | None] = [None] * layers
+        grad_biases: list[Tensor | None] = [None] * layers
+        grad: Tensor = grad_outputs[0]
+        for layer in range(layers - 1, -1, -1):
+            step_weights = _step_weights(stack, grad.device) if layer == 0 else None
+            out = stack.kernel.backward(
+                v_seqs[layer], grad, stack.neurons, stack.grad_dtype, step_weights
+            )
+            grad_biases[layer] = out.bias
+            flat = out.grad.flatten(0, 1)  # [T * B, out]
+            source, spikes = flat, inputs[layer].flatten(0, 1)
+            if layer == 0 and stack.encoder == "analog":
+                assert out.summed is not None
+                source, spikes = out.summed, inputs[layer][0].to(stack.grad_dtype)
+            grad_weights[layer] = (source.t() @ spikes).to(weights[layer].dtype)
+            if layer > 0 or ctx.needs_input_grad[1]:
+                below = flat if out.summed is None else out.summed
+                grad = _into_scratch(below, weights[layer].to(stack.grad_dtype))
+                if layer > 0 or stack.encoder is None:
+                    grad = grad.view(stack.spike_steps, -1, grad.shape[-1])
+        grad_x = grad.to(torch.float32, copy=True) if ctx.needs_input_grad[1] else None
+        return None, grad_x, *grad_weights, *grad_biases
+
+
+def _into_scratch(grad: Tensor, weight: Tensor) -> Tensor:
+    """Grad @ weight, which the next layer's backward reads once."""
+    shape = (grad.shape[0], weight.shape[1])
+    return torch.mm(grad, weight, out=scratch("spikes' gradient", shape, grad.dtype, grad.device))
+
+
+def _step_weights(stack: Stack, device: torch.device) -> Tensor | None:
+    """c_t of the head of this file, [T]; 1 where a spike depends on its own step only."""
+    if stack.encoder is None:
+        return None
+    kept = 1.0 - stack.encoder_threshold if stack.encoder == "deterministic" else 0.0
+    weights = [sum(kept**age for age in range(t + 1)) for t in range(stack.spike_steps)]
+    return torch.tensor(weights, dtype=torch.float32, device=device)

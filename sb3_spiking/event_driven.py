@@ -1,0 +1,184 @@
+"""Decisions without the batched network: `predict` of a few observations, and a frozen policy.
+
+A policy says by a `Decision` which network decides and what becomes of its values. `decide` takes
+that way where it gives the same action bit for bit (see PopulationBody.by_events); an
+`EventDrivenPolicy` takes it always.
+"""
+
+import copy
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from numpy.typing import NDArray
+from stable_baselines3.common.policies import BaseModel
+from stable_baselines3.common.preprocessing import is_image_space, preprocess_obs
+from stable_baselines3.common.torch_layers import FlattenExtractor
+from torch import Tensor, nn
+
+from policies.actor import PopulationBody
+from policies.population import PopulationReadout
+from sb3_spiking.faults import check_finite_observations
+
+if TYPE_CHECKING:
+    from policies.event_driven import EventDrivenBody
+
+Floats = NDArray[np.float32]
+Finish = Literal["squash", "clip", "class", "value"]
+
+
+class Decision(NamedTuple):
+    """How a policy decides where it does not draw.
+
+    Attributes:
+        body: features [B, F] -> activity.
+        readout: activity -> values [B, A].
+        extractor: observations -> features.
+        finish: "squash": tanh, then the action space's bounds; "clip": to these bounds; "class":
+            the likeliest of a softmax; "value": the largest.
+    """
+
+    body: PopulationBody
+    readout: nn.Module
+    extractor: nn.Module
+    finish: Finish
+
+
+def decide(policy: Any, decision: Decision, observation: Any) -> NDArray[Any] | None:
+    """What `predict` would return; None where only the batched network gives that."""
+    if type(decision.extractor) is not FlattenExtractor:
+        return None
+    features = flat_features(observation, policy.observation_space)
+    if features is None:
+        return None
+    obs, vectorized = features
+    with torch.no_grad():
+        events = decision.body.by_events(torch.from_numpy(obs), True, decision.readout)
+        values = None if events is None else _values(events, decision.readout, obs)
+    if values is None:
+        return None
+    return _finished(values, decision.finish, policy.action_space, vectorized)
+
+
+def flat_features(observation: Any, space: spaces.Space[Any]) -> tuple[Floats, bool] | None:
+    """Flat observations [B, F] of a Box, and whether a batch came; None: SB3 must look at them."""
+    if type(space) is not spaces.Box:
+        return None
+    obs = np.asarray(observation)
+    if obs.shape == space.shape:
+        vectorized = False
+    elif obs.shape[1:] == space.shape:
+        vectorized = True
+    else:
+        return None
+    if len(space.shape) > 1 and is_image_space(space):
+        return None
+    return np.ascontiguousarray(obs.reshape(-1, int(np.prod(space.shape))), np.float32), vectorized
+
+
+def _values(events: "EventDrivenBody", readout: nn.Module, obs: Floats) -> Floats | None:
+    if isinstance(readout, PopulationReadout):
+        return events.values(obs, readout)
+    activity = events.activity(obs)
+    if activity is None:
+        return None
+    values: Tensor = readout(torch.from_numpy(activity))
+    return values.numpy()
+
+
+def _finished(
+    values: Floats, finish: Finish, space: spaces.Space[Any], vectorized: bool
+) -> NDArray[Any] | None:
+    """Actions of values; the operations are Stable-Baselines3's, in its order."""
+    if not np.isfinite(values).all():
+        return None
+    shared = torch.from_numpy(values)
+    actions: NDArray[Any]
+    if finish == "class":
+        # The softmax is torch's: its rounding may decide between two almost equal logits.
+        logits = shared - shared.logsumexp(dim=-1, keepdim=True)
+        actions = torch.softmax(logits, dim=-1).argmax(dim=1).numpy()
+    elif finish == "value":
+        actions = shared.argmax(dim=1).numpy()
+    else:
+        assert isinstance(space, spaces.Box)
+        low, high = space.low, space.high
+        actions = values.reshape(-1, *low.shape)
+        if finish == "squash":
+            shared.tanh_()
+            actions = low + (0.5 * (actions + 1.0) * (high - low))
+        else:
+            actions = np.clip(actions, low, high)
+    return actions if vectorized else actions.squeeze(axis=0)
+
+
+class EventDrivenPolicy:
+    """A policy as it is now, for acting on one CPU core: `predict` only, always deterministic.
+
+    Each decision costs the weights of the neurons that fired. Under matmul="exact" actions equal
+    the policy's own bit for bit; under "float32" and "bf16" a spike may differ now and then. Takes
+    the model's place in `evaluate_policy`.
+
+    Args:
+        decision: of the policy.
+        observation_space: of the policy.
+        action_space: of the policy.
+        normalize_images: of the policy.
+    """
+
+    def __init__(
+        self,
+        decision: Decision,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        normalize_images: bool = True,
+    ) -> None:
+        self.observation_space = observation_space
+        self.action_space = action_space
+        self._normalize_images = normalize_images
+        from policies.event_driven import EventDrivenBody  # numba takes its time to import
+
+        self._events = EventDrivenBody(decision.body)
+        self._readout = copy.deepcopy(decision.readout).eval()
+        self._finish: Finish = decision.finish
+        self._extractor = copy.deepcopy(decision.extractor).eval()
+        self._flat = type(decision.extractor) is FlattenExtractor
+        self.device = torch.device("cpu")
+
+    @torch.no_grad()
+    def predict(
+        self,
+        observation: Any,
+        state: Any = None,
+        episode_start: Any = None,
+        deterministic: bool = True,
+    ) -> tuple[NDArray[Any], Any]:
+        """Action of an observation, or of each of a batch; and `state`, untouched.
+
+        Raises:
+            ValueError: if an observation has the wrong shape, or something is NaN or infinite.
+        """
+        features = flat_features(observation, self.observation_space) if self._flat else None
+        obs, vectorized = self._extracted(observation) if features is None else features
+        values = _values(self._events, self._readout, obs)
+        finish = self._finish
+        actions = (
+            None if values is None else _finished(values, finish, self.action_space, vectorized)
+        )
+        if actions is None:
+            check_finite_observations(torch.from_numpy(obs))
+            raise ValueError(
+                "the policy's output is NaN or infinite: its parameters hold such values, or huge "
+                "ones; training has diverged or the file is damaged"
+            )
+        return actions, state
+
+    def _extracted(self, observation: Any) -> tuple[Floats, bool]:
+        """As `flat_features`, by SB3's own checks and the policy's extractor."""
+        base: Any = self  # it asks for the observation space and the device
+        obs, vectorized = BaseModel.obs_to_tensor(base, observation)
+        check_finite_observations(obs)
+        obs = preprocess_obs(obs, self.observation_space, normalize_images=self._normalize_images)
+        features: Tensor = self._extractor(obs)
+        return features.numpy(), vectorized
