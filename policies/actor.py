@@ -8,16 +8,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from policies.checks import fault_mark
+from policies.checks import check_features, fault_mark
 from policies.config import CurrentLIFConfig, EncoderKind, NeuronConfig, PopulationActorConfig
 from policies.kernels.choice import Kernel, Matmul, MatmulBackward, pick
+from policies.kernels.fields import responses
 from policies.kernels.guard import looked_at, plain_only, transformed
 from policies.kernels.matmul import WeightCache, gradient_dtype, real_linear, spike_linear
 from policies.kernels.neuron import Neurons, load
 from policies.kernels.stack import Stack, run_stack
 from policies.neurons import make_neuron
 from policies.normalizer import RunningNormalizer
-from policies.population import PopulationDecoder, PopulationEncoder, population_activity
+from policies.population import (
+    MIN_VARIANCE,
+    PopulationDecoder,
+    PopulationEncoder,
+    population_activity,
+)
 from policies.surrogate import Surrogate
 
 if TYPE_CHECKING:
@@ -250,13 +256,21 @@ class PopulationBody(nn.Module):
             obs = self.normalizer(obs)
         if self.mlp.fast(obs, self.encoder):
             return self.mlp.run(
-                self.encoder.activation(obs),
+                self._activation(obs),
                 self.config.spike_steps,
                 self.encoder.kind(deterministic),
                 self.config.encoder.v_threshold,
             )
         spikes: Tensor = self.mlp(self.encoder(obs, deterministic))
         return spikes
+
+    def _activation(self, obs: Tensor) -> Tensor:
+        """The encoder's, by the kernel that runs the neurons."""
+        encoder = self.encoder
+        if pick(self.config.kernel, obs.device) != "numba":
+            return encoder.activation(obs)
+        check_features("observations", obs, encoder.obs_dim)
+        return responses(obs, encoder.mean, encoder.std, MIN_VARIANCE)
 
     def forward(self, obs: Tensor, deterministic: bool = False) -> Tensor:
         """Activity of the output neurons, [B, N]; see `spikes`."""

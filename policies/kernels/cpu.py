@@ -52,45 +52,48 @@ def forward(
     _, batch, size = shape
     spikes = torch.empty(shape, dtype=dtype)
     copy = spikes if copy_dtype == dtype else torch.empty(shape, dtype=copy_dtype)
-    v_seq = torch.empty(shape if keep else (0, batch, size))
-    i, v = torch.zeros(2, batch, size)
+    # Backward computes the membranes anew, from currents: less memory to write and to read. Sums of
+    # integers lie in scratch memory, and are kept as complete currents.
+    recombined = keep and currents.scale is not None
+    complete = torch.empty(shape if recombined else (0, batch, size))
+    v = torch.empty(batch, size)
     loops.forward(
         view(currents.x),
         view(_or_nothing(currents.scale)),
         view(_or_nothing(currents.bias)),
-        view(i),
         view(v),
         *_settings(neurons),
         view(spikes),
         _ONE[dtype],
         view(copy if copy is not spikes else copy[:0]),
         _ONE[copy_dtype],
-        view(v_seq),
+        view(complete),
     )
-    return Pass(spikes, copy, v_seq if keep else None, v)
+    saved = None
+    if keep:
+        saved = complete if recombined else currents.x.view(shape)
+    return Pass(spikes, copy, saved, v)
 
 
 def backward(
-    v_seq: Tensor,
+    saved: Tensor,
+    bias: Tensor,
     grad_spikes: Tensor,
     neurons: Neurons,
     dtype: torch.dtype,
     weights: Tensor | None,
 ) -> Gradients:
     """See `NeuronKernel.backward`."""
-    grad = scratch("currents' gradient", tuple(v_seq.shape), dtype, v_seq.device)
-    summed = torch.empty(v_seq.shape[1:] if weights is not None else (0, 0), dtype=dtype)
-    bias = torch.empty(v_seq.shape[2])
+    grad = scratch("currents' gradient", tuple(saved.shape), dtype, saved.device)
+    summed = torch.empty(saved.shape[1:] if weights is not None else (0, 0), dtype=dtype)
+    grad_bias = torch.empty_like(bias)
     surrogate = neurons.surrogate
     kind = _KINDS.get(surrogate.name, loops.GIVEN)
     # An exponential is not vectorized here: PyTorch's is.
-    slopes = (
-        surrogate.derivative(v_seq - neurons.config.v_threshold)
-        if kind == loops.GIVEN
-        else v_seq[:0]
-    )
+    slopes = _slopes(saved, bias, neurons) if kind == loops.GIVEN else torch.empty(0, 0, 0)
     loops.backward(
-        view(v_seq),
+        view(saved.flatten(0, 1)),
+        view(bias),
         view(grad_spikes.contiguous()),
         *_settings(neurons),
         neurons.config.detach_reset,
@@ -99,15 +102,23 @@ def backward(
         view(slopes),
         view(_or_nothing(weights)),
         view(grad),
-        view(bias),
+        view(grad_bias),
         view(summed),
     )
-    return Gradients(grad, bias, None if weights is None else summed)
+    return Gradients(grad, grad_bias, None if weights is None else summed)
+
+
+def _slopes(saved: Tensor, bias: Tensor, neurons: Neurons) -> Tensor:
+    """The surrogate's derivative at each step, [T, B, N]."""
+    v_seq = torch.empty(saved.shape)
+    loops.membranes(view(saved.flatten(0, 1)), view(bias), *_settings(neurons), view(v_seq))
+    return neurons.surrogate.derivative(v_seq - neurons.config.v_threshold)
 
 
 def view(x: Tensor) -> NDArray[Any]:
-    """The tensor's memory as numpy sees it; bf16 as int16 bits."""
-    return (x.view(torch.int16) if x.dtype == torch.bfloat16 else x).detach().numpy()
+    """The tensor's memory as numpy sees it; bf16 as uint16 bits."""
+    x = x.detach()
+    return (x.view(torch.uint16) if x.dtype == torch.bfloat16 else x).numpy()
 
 
 def _or_nothing(x: Tensor | None) -> Tensor:

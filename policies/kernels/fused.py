@@ -57,14 +57,15 @@ def forward(
 
 
 def backward(
-    v_seq: Tensor,
+    saved: Tensor,
+    bias: Tensor,
     grad_spikes: Tensor,
     neurons: Neurons,
     dtype: torch.dtype,
     weights: Tensor | None,
 ) -> Gradients:
     """See `NeuronKernel.backward`."""
-    config, i_decay = neurons.config, neurons.i_decay
+    config, i_decay, v_seq = neurons.config, neurons.i_decay, saved
     slope = neurons.surrogate.derivative(v_seq - config.v_threshold)
     grad_seq = torch.empty_like(v_seq, dtype=dtype)
     grad_v = torch.zeros_like(v_seq[0])

@@ -61,13 +61,13 @@ class Pass(NamedTuple):
     Attributes:
         spikes: [T, B, N].
         copy: the same in the dtype that backward wants, or `spikes` itself.
-        v_seq: charged membranes before their reset, [T, B, N]; None where no backward follows.
+        saved: what the kernel's backward wants, [T, B, N]; None where no backward follows.
         v: membrane after the last step, [B, N].
     """
 
     spikes: Tensor
     copy: Tensor
-    v_seq: Tensor | None
+    saved: Tensor | None
     v: Tensor
 
 
@@ -114,13 +114,17 @@ class NeuronKernel(Protocol):
 
     def backward(
         self,
-        v_seq: Tensor,
+        saved: Tensor,
+        bias: Tensor,
         grad_spikes: Tensor,
         neurons: Neurons,
         dtype: torch.dtype,
         weights: Tensor | None,
     ) -> Gradients:
-        """Gradients, in `dtype`, from those of the spikes, [T, B, N] in float32 or bf16."""
+        """Gradients, in `dtype`, from those of the spikes, [T, B, N] in float32 or bf16.
+
+        `saved` is what `forward` left, with the layer's bias [N].
+        """
         ...
 
 

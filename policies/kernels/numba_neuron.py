@@ -2,7 +2,8 @@
 
 Rows of neurons are the innermost loops, so that they are vectorized; nothing is fused or reordered,
 so spikes are those of `policies.functional`. LIF is the current-based neuron with i_decay 0. bf16
-tensors come as int16 bits.
+tensors come as uint16 bits; see kernels.bits. Arrays come whole, with the row's indices: a view of
+a row costs as much as the row.
 """
 
 from typing import Any
@@ -11,9 +12,14 @@ import numpy as np
 from numba import njit, types
 from numba.extending import overload
 
-BF16_ONE = np.int16(0x3F80)
+from policies.kernels.bits import narrow, widen
+
+BF16_ONE = np.uint16(0x3F80)
 HARD, SOFT = 0, 1
 RECTANGLE, TRIANGLE, ARCTAN, GIVEN = 0, 1, 2, 3
+F0, F1 = np.float32(0.0), np.float32(1.0)
+# Rows of the working memory: charged membranes of the T steps stand behind them.
+CURRENT, I, V, SLOPE, GRAD, WEIGHTED, TOTAL, CHARGED = range(8)
 
 
 @njit(cache=True)
@@ -26,124 +32,74 @@ def integrate(
     or has length 0.
     """
     steps, batch, size = spikes.shape
-    zero, copy_zero = one - one, copy_one - copy_one
-    v = np.empty(size, np.float32)
+    v, charged = np.empty(size, np.float32), np.empty((1, size), np.float32)
     for b in range(batch):
-        v[:] = 0.0
+        for n in range(size):
+            v[n] = F0
         for t in range(steps):
             for n in range(size):
-                charged = v[n] + activation[b, n]
-                fired = charged > threshold
-                spikes[t, b, n] = one if fired else zero
-                v[n] = charged - (threshold if fired else np.float32(0.0))
+                charged[0, n] = v[n] + activation[b, n]
+                v[n] = charged[0, n] - (threshold if charged[0, n] > threshold else F0)
+            _fire(charged, 0, threshold, one, spikes, t, b)
             if copy.shape[0] > 0:
-                for n in range(size):
-                    copy[t, b, n] = copy_zero if spikes[t, b, n] == zero else copy_one
+                _fire(charged, 0, threshold, copy_one, copy, t, b)
 
 
-def _load(x: Any, scale: Any, bias: Any, row: int, out: Any) -> None:
-    """Complete currents of one row, [N] float32; compiled by the dtype of x, see below."""
-    raise NotImplementedError
+@njit(cache=True)
+def _fire(work: Any, row: int, threshold: Any, one: Any, out: Any, t: int, b: int) -> None:
+    """Spikes of charged membranes; `one` is what a spike is in their dtype."""
+    zero = one - one
+    for n in range(work.shape[1]):
+        out[t, b, n] = one if work[row, n] > threshold else zero
 
 
-def _load_float32(x: Any, scale: Any, bias: Any, row: int, out: Any) -> None:
-    for n in range(out.shape[0]):
-        out[n] = x[row, n]
+def _load(x: Any, scale: Any, bias: Any, m: int, work: Any, row: int) -> None:
+    """work[row] = complete currents of row m; compiled by the dtype of x, see below."""
+    raise NotImplementedError("for compiled code only")
 
 
-def _load_bf16(x: Any, scale: Any, bias: Any, row: int, out: Any) -> None:
-    bits = out.view(np.int32)
-    for n in range(out.shape[0]):
-        bits[n] = np.int32(x[row, n]) << np.int32(16)
-    for n in range(out.shape[0]):
-        out[n] = out[n] + bias[n]
+def _load_float32(x: Any, scale: Any, bias: Any, m: int, work: Any, row: int) -> None:
+    for n in range(work.shape[1]):
+        work[row, n] = x[m, n]
 
 
-def _load_narrow(x: Any, scale: Any, bias: Any, row: int, out: Any) -> None:
-    for n in range(out.shape[0]):
-        high = x[row, 0, n] * np.int32(256) + x[row, 1, n]
-        out[n] = np.float32(high * np.int32(256) + x[row, 2, n]) * scale[n] + bias[n]
+def _load_bf16(x: Any, scale: Any, bias: Any, m: int, work: Any, row: int) -> None:
+    for n in range(work.shape[1]):
+        work[row, n] = widen(x[m, n]) + bias[n]
 
 
-def _load_wide(x: Any, scale: Any, bias: Any, row: int, out: Any) -> None:
-    for n in range(out.shape[0]):
-        high = x[row, 0, n] * np.int32(256) + x[row, 1, n]
-        total = np.float64(high) * 256.0 + np.float64(x[row, 2, n])
-        out[n] = np.float32(total * scale[n]) + bias[n]
+def _load_narrow(x: Any, scale: Any, bias: Any, m: int, work: Any, row: int) -> None:
+    for n in range(work.shape[1]):
+        high = np.int32(x[m, 0, n] * np.int32(256) + x[m, 1, n])
+        total = np.int32(high * np.int32(256) + x[m, 2, n])
+        work[row, n] = np.float32(total) * scale[n] + bias[n]
+
+
+def _load_wide(x: Any, scale: Any, bias: Any, m: int, work: Any, row: int) -> None:
+    for n in range(work.shape[1]):
+        high = np.int32(x[m, 0, n] * np.int32(256) + x[m, 1, n])
+        total = np.float64(high) * 256.0 + np.float64(x[m, 2, n])
+        work[row, n] = np.float32(total * scale[n]) + bias[n]
 
 
 @overload(_load)
-def _choose_load(x: Any, scale: Any, bias: Any, row: int, out: Any) -> Any:
+def _choose_load(x: Any, scale: Any, bias: Any, m: int, work: Any, row: int) -> Any:
     if x.dtype == types.int32:
         return _load_narrow if scale.dtype == types.float32 else _load_wide
-    return _load_bf16 if x.dtype == types.int16 else _load_float32
-
-
-def _read(x: Any, out: Any) -> None:
-    """A row of float32 or of bf16 bits into a row of float32; compiled by the dtype of x."""
-    raise NotImplementedError
-
-
-def _read_float32(x: Any, out: Any) -> None:
-    for n in range(out.shape[0]):
-        out[n] = x[n]
-
-
-def _read_bf16(x: Any, out: Any) -> None:
-    bits = out.view(np.int32)
-    for n in range(out.shape[0]):
-        bits[n] = np.int32(x[n]) << np.int32(16)
-
-
-@overload(_read)
-def _choose_read(x: Any, out: Any) -> Any:
-    return _read_bf16 if x.dtype == types.int16 else _read_float32
-
-
-def _store(x: Any, out: Any) -> None:
-    """A row of float32 into a row of float32 or of bf16 bits; compiled by the dtype of out."""
-    raise NotImplementedError
-
-
-def _store_float32(x: Any, out: Any) -> None:
-    for n in range(x.shape[0]):
-        out[n] = x[n]
-
-
-def _store_bf16(x: Any, out: Any) -> None:
-    # To nearest even; NaN stays NaN.
-    bits = x.view(np.int32)
-    for n in range(x.shape[0]):
-        odd = (bits[n] >> np.int32(16)) & np.int32(1)
-        rounded = (bits[n] + np.int32(0x7FFF) + odd) >> np.int32(16)
-        out[n] = np.int16(rounded) if x[n] == x[n] else np.int16(0x7FC0)
-
-
-@overload(_store)
-def _choose_store(x: Any, out: Any) -> Any:
-    return _store_bf16 if out.dtype == types.int16 else _store_float32
+    return _load_bf16 if x.dtype == types.uint16 else _load_float32
 
 
 @njit(cache=True)
-def _fire(v: Any, threshold: Any, one: Any, out: Any) -> None:
-    """Spikes of a row; `one` is what a spike is in their dtype."""
-    zero = one - one
-    for n in range(v.shape[0]):
-        out[n] = one if v[n] > threshold else zero
-
-
-@njit(cache=True)
-def _reset(charged: Any, threshold: Any, reset: int, v: Any) -> None:
-    """A row of membranes after the reset."""
-    one, zero = np.float32(1.0), np.float32(0.0)
+def _reset(work: Any, row: int, threshold: Any, reset: int, state: Any, state_row: int) -> None:
+    """state[state_row] = membranes work[row] after the reset."""
     if reset == HARD:
-        for n in range(v.shape[0]):
-            fired = one if charged[n] > threshold else zero
-            v[n] = charged[n] * (one - fired)
+        for n in range(work.shape[1]):
+            fired = F1 if work[row, n] > threshold else F0
+            state[state_row, n] = work[row, n] * (F1 - fired)
     else:
-        for n in range(v.shape[0]):
-            fired = one if charged[n] > threshold else zero
-            v[n] = charged[n] - threshold * fired
+        for n in range(work.shape[1]):
+            fired = F1 if work[row, n] > threshold else F0
+            state[state_row, n] = work[row, n] - threshold * fired
 
 
 @njit(cache=True)
@@ -151,7 +107,6 @@ def forward(
     x: Any,
     scale: Any,
     bias: Any,
-    i: Any,
     v: Any,
     i_decay: Any,
     v_decay: Any,
@@ -161,88 +116,134 @@ def forward(
     one: Any,
     copy: Any,
     copy_one: Any,
-    v_seq: Any,
+    complete: Any,
 ) -> None:
     """All spike steps of a layer.
 
     In: `x`, `scale`, `bias`, see neuron.Currents; the neuron's `i_decay`, `v_decay`, `threshold`,
     `reset`; `one`, `copy_one`, what a spike is in the dtypes of `spikes` and `copy`.
 
-    In and out: the state `i`, `v` [B, N].
-
-    Out: `spikes` [T, B, N]; `copy`, the same in another dtype; `v_seq`, charged membranes before
-    their reset. The last two are not wanted if their length is 0.
+    Out: `v` [B, N] after the last step; `spikes` [T, B, N]; `copy`, the same in another dtype;
+    `complete`, the complete currents. The last two are not wanted if their length is 0.
     """
     steps, batch, size = spikes.shape
-    current = np.empty(size, np.float32)
+    work = np.empty((CHARGED, size), np.float32)
     for b in range(batch):
+        for n in range(size):
+            work[I, n] = F0
+            v[b, n] = F0
         for t in range(steps):
-            _load(x, scale, bias, t * batch + b, current)
-            for n in range(size):
-                i[b, n] = i[b, n] * i_decay + current[n]
-                current[n] = v[b, n] * v_decay + i[b, n]
-            _reset(current, threshold, reset, v[b])
-            _fire(current, threshold, one, spikes[t, b])
-            if copy.shape[0] > 0:
-                _fire(current, threshold, copy_one, copy[t, b])
-            if v_seq.shape[0] > 0:
+            _load(x, scale, bias, t * batch + b, work, CURRENT)
+            if complete.shape[0] > 0:
                 for n in range(size):
-                    v_seq[t, b, n] = current[n]
+                    complete[t, b, n] = work[CURRENT, n]
+            for n in range(size):
+                work[I, n] = work[I, n] * i_decay + work[CURRENT, n]
+                work[V, n] = v[b, n] * v_decay + work[I, n]
+            _reset(work, V, threshold, reset, v, b)
+            _fire(work, V, threshold, one, spikes, t, b)
+            if copy.shape[0] > 0:
+                _fire(work, V, threshold, copy_one, copy, t, b)
 
 
 @njit(cache=True)
-def _slope(kind: int, width: Any, v: Any, threshold: Any, given: Any, out: Any) -> None:
-    """Surrogate derivative at v - threshold, a row."""
-    size = out.shape[0]
-    half = width * np.float32(0.5)
-    height = np.float32(1.0) / width
+def _charged(
+    x: Any,
+    bias: Any,
+    b: int,
+    batch: int,
+    steps: int,
+    i_decay: Any,
+    v_decay: Any,
+    threshold: Any,
+    reset: int,
+    work: Any,
+) -> None:
+    """work[CHARGED + t] = charged membranes of sample b, before their reset, as in `forward`."""
+    for n in range(work.shape[1]):
+        work[I, n] = F0
+        work[V, n] = F0
+    for t in range(steps):
+        row = CHARGED + t
+        _load(x, bias, bias, t * batch + b, work, CURRENT)
+        for n in range(work.shape[1]):
+            work[I, n] = work[I, n] * i_decay + work[CURRENT, n]
+            work[row, n] = work[V, n] * v_decay + work[I, n]
+        _reset(work, row, threshold, reset, work, V)
+
+
+@njit(cache=True)
+def membranes(
+    x: Any, bias: Any, i_decay: Any, v_decay: Any, threshold: Any, reset: int, out: Any
+) -> None:
+    """Charged membranes [T, B, N] from currents x [T * B, N], float32 or, without bias, bf16."""
+    steps, batch, size = out.shape
+    work = np.empty((CHARGED + steps, size), np.float32)
+    for b in range(batch):
+        _charged(x, bias, b, batch, steps, i_decay, v_decay, threshold, reset, work)
+        for t in range(steps):
+            for n in range(size):
+                out[t, b, n] = work[CHARGED + t, n]
+
+
+@njit(cache=True)
+def _slope(
+    kind: int, width: Any, threshold: Any, work: Any, row: int, given: Any, t: int, b: int
+) -> None:
+    """work[SLOPE] = surrogate derivative at work[row] - threshold; or what is given."""
+    half, height = width * np.float32(0.5), F1 / width
     if kind == RECTANGLE:
-        for n in range(size):
-            out[n] = height if abs(v[n] - threshold) < half else np.float32(0.0)
+        for n in range(work.shape[1]):
+            x = work[row, n] - threshold
+            work[SLOPE, n] = height if (x if x > F0 else -x) < half else F0
     elif kind == TRIANGLE:
-        for n in range(size):
-            rest = np.float32(1.0) - abs(v[n] - threshold) / width
-            out[n] = (rest if rest > 0 else np.float32(0.0)) / width
+        for n in range(work.shape[1]):
+            rest = F1 - abs(work[row, n] - threshold) / width
+            work[SLOPE, n] = (rest if rest > F0 else F0) / width
     elif kind == ARCTAN:
         factor = np.float32(np.pi) / width
-        for n in range(size):
-            x = factor * (v[n] - threshold)
-            out[n] = np.float32(1.0) / (width * (np.float32(1.0) + x * x))
+        for n in range(work.shape[1]):
+            x = factor * (work[row, n] - threshold)
+            work[SLOPE, n] = F1 / (width * (F1 + x * x))
     else:
-        for n in range(size):
-            out[n] = given[n]
+        for n in range(work.shape[1]):
+            work[SLOPE, n] = given[t, b, n]
 
 
 @njit(cache=True)
 def _through_spike(
-    v: Any,
-    grad_out: Any,
-    slope: Any,
+    work: Any,
+    row: int,
+    grad_spikes: Any,
+    t: int,
+    b: int,
     decay: Any,
     threshold: Any,
     reset: int,
     through: Any,
-    grad: Any,
 ) -> None:
-    """Gradient of a row of charged membranes, in place, from that of the next step's.
+    """work[GRAD], gradients of charged membranes: of step t, from those of the next step.
 
     `through` is 1 where a gradient passes through the spike in the reset, else 0.
     """
-    zero = np.float32(0.0)
     if reset == HARD:
-        for n in range(grad.shape[0]):
-            carried = grad[n] * decay
-            kept = zero if v[n] > threshold else carried
-            grad[n] = kept + (grad_out[n] - through * (carried * v[n])) * slope[n]
+        for n in range(work.shape[1]):
+            v = work[row, n]
+            carried = work[GRAD, n] * decay
+            kept = F0 if v > threshold else carried
+            of_spike = widen(grad_spikes[t, b, n]) - through * (carried * v)
+            work[GRAD, n] = kept + of_spike * work[SLOPE, n]
     else:
-        for n in range(grad.shape[0]):
-            carried = grad[n] * decay
-            grad[n] = carried + (grad_out[n] - through * (carried * threshold)) * slope[n]
+        for n in range(work.shape[1]):
+            carried = work[GRAD, n] * decay
+            of_spike = widen(grad_spikes[t, b, n]) - through * (carried * threshold)
+            work[GRAD, n] = carried + of_spike * work[SLOPE, n]
 
 
 @njit(cache=True)
 def backward(
-    v_seq: Any,
+    x: Any,
+    layer_bias: Any,
     grad_spikes: Any,
     i_decay: Any,
     v_decay: Any,
@@ -259,40 +260,40 @@ def backward(
 ) -> None:
     """Gradients of a layer's currents from those of its spikes.
 
-    In: `v_seq` as `forward` left it; `grad_spikes` [T, B, N], float32 or bf16 bits; the neuron;
-    `kind` and `width` of the surrogate, `slopes` [T, B, N] for GIVEN, else of length 0; `weights`
-    [T] for `summed`.
+    In: `x` [T * B, N], complete currents, or bf16 ones without `layer_bias` [N]; `grad_spikes`
+    [T, B, N], float32 or bf16; the neuron; `kind` and `width` of the surrogate, `slopes` [T, B, N]
+    for GIVEN, else of length 0; `weights` [T] for `summed`.
 
-    Out: `grad` [T, B, N], float32 or bf16 bits; `bias`, the bias's gradient [N]; `summed` [B, N],
-    the sum of `weights` times `grad` over T, not wanted if its length is 0.
+    Out: `grad` [T, B, N], float32 or bf16; `bias`, the bias's gradient [N]; `summed` [B, N], the
+    sum of `weights` times `grad` over T, not wanted if its length is 0.
     """
-    steps, batch, size = v_seq.shape
-    grad_i = np.empty(size, np.float32)
-    grad_v = np.empty(size, np.float32)
-    slope = np.empty(size, np.float32)
-    grad_out = np.empty(size, np.float32)
-    weighted = np.empty(size, np.float32)
-    total = np.empty(size, np.float32)
+    steps, batch, size = grad.shape
+    work = np.empty((CHARGED + steps, size), np.float32)
     totals = np.zeros(size, np.float64)
-    through = np.float32(0.0) if detach_reset else np.float32(1.0)
+    through = F0 if detach_reset else F1
+    wanted = summed.shape[0] > 0
     for b in range(batch):
-        for row in (grad_i, grad_v, weighted, total):
-            row[:] = 0.0
-        for t in range(steps - 1, -1, -1):
-            v = v_seq[t, b]
-            _read(grad_spikes[t, b], grad_out)
-            _slope(kind, width, v, threshold, slopes[t, b] if len(slopes) > 0 else grad_i, slope)
-            _through_spike(v, grad_out, slope, v_decay, threshold, reset, through, grad_v)
-            for n in range(size):
-                grad_i[n] = grad_i[n] * i_decay + grad_v[n]
-                total[n] = total[n] + grad_i[n]
-            _store(grad_i, grad[t, b])
-            if len(summed) > 0:
-                for n in range(size):
-                    weighted[n] = weighted[n] + weights[t] * grad_i[n]
-        if len(summed) > 0:
-            _store(weighted, summed[b])
+        _charged(x, layer_bias, b, batch, steps, i_decay, v_decay, threshold, reset, work)
         for n in range(size):
-            totals[n] = totals[n] + total[n]
+            work[I, n] = F0
+            work[GRAD, n] = F0
+            work[WEIGHTED, n] = F0
+            work[TOTAL, n] = F0
+        for t in range(steps - 1, -1, -1):
+            row = CHARGED + t
+            _slope(kind, width, threshold, work, row, slopes, t, b)
+            _through_spike(work, row, grad_spikes, t, b, v_decay, threshold, reset, through)
+            for n in range(size):
+                work[I, n] = work[I, n] * i_decay + work[GRAD, n]
+                work[TOTAL, n] = work[TOTAL, n] + work[I, n]
+                grad[t, b, n] = narrow(grad, work[I, n])
+            if wanted:
+                for n in range(size):
+                    work[WEIGHTED, n] = work[WEIGHTED, n] + weights[t] * work[I, n]
+        for n in range(size):
+            totals[n] = totals[n] + work[TOTAL, n]
+        if wanted:
+            for n in range(size):
+                summed[b, n] = narrow(summed, work[WEIGHTED, n])
     for n in range(size):
         bias[n] = totals[n]

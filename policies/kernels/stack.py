@@ -69,10 +69,10 @@ def run_stack(
 
 
 class _Saved(NamedTuple):
-    """What backward needs of each layer: its input spikes [T, B, in] and its v_seq [T, B, out]."""
+    """What backward needs of each layer: input spikes [T, B, in], `Pass.saved` [T, B, out]."""
 
     inputs: list[Tensor]
-    v_seqs: list[Tensor]
+    membranes: list[Tensor]
 
 
 def _forward(
@@ -106,8 +106,8 @@ def _forward(
             saved is not None,
         )
         operand, copy = result.spikes, result.copy
-        if saved is not None and result.v_seq is not None:
-            saved.v_seqs.append(result.v_seq)
+        if saved is not None and result.saved is not None:
+            saved.membranes.append(result.saved)
         fault = fault + fault_mark(result.v)
     return operand, fault
 
@@ -138,24 +138,19 @@ class _Stack(torch.autograd.Function):
         weights, biases = parameters[:layers], parameters[layers:]
         saved = _Saved([], [])
         spikes, fault = _forward(stack, x, weights, biases, saved)
-        ctx.save_for_backward(*weights, *saved.inputs, *saved.v_seqs)
+        ctx.save_for_backward(*weights, *biases, *saved.inputs, *saved.membranes)
         ctx.stack = stack
         ctx.mark_non_differentiable(fault)
         return spikes, fault
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> Any:
-        if torch.is_grad_enabled():
-            # torch's once_differentiable would leave terms out in silence where autograd.grad is
-            # asked for parameters only.
-            raise RuntimeError(
-                "create_graph=True: this spiking network cannot be differentiated twice; build it "
-                "with kernel='torch'"
-            )
+        refuse_second_derivative()
         stack: Stack = ctx.stack
-        layers = len(ctx.saved_tensors) // 3
-        weights, inputs, v_seqs = (
-            ctx.saved_tensors[part * layers : (part + 1) * layers] for part in range(3)
+        tensors = ctx.saved_tensors
+        layers = len(tensors) // 4
+        weights, biases, inputs, membranes = (
+            tensors[part * layers : (part + 1) * layers] for part in range(4)
         )
         grad_weights: list[Tensor | None] = [None] * layers
         grad_biases: list[Tensor | None] = [None] * layers
@@ -163,7 +158,12 @@ class _Stack(torch.autograd.Function):
         for layer in range(layers - 1, -1, -1):
             step_weights = _step_weights(stack, grad.device) if layer == 0 else None
             out = stack.kernel.backward(
-                v_seqs[layer], grad, stack.neurons, stack.grad_dtype, step_weights
+                membranes[layer],
+                biases[layer],
+                grad,
+                stack.neurons,
+                stack.grad_dtype,
+                step_weights,
             )
             grad_biases[layer] = out.bias
             flat = out.grad.flatten(0, 1)  # [T * B, out]
@@ -179,6 +179,19 @@ class _Stack(torch.autograd.Function):
                     grad = grad.view(stack.spike_steps, -1, grad.shape[-1])
         grad_x = grad.to(torch.float32, copy=True) if ctx.needs_input_grad[1] else None
         return None, grad_x, *grad_weights, *grad_biases
+
+
+def refuse_second_derivative() -> None:
+    """Raise RuntimeError in a backward that is itself recorded.
+
+    torch's once_differentiable would leave terms out in silence where autograd.grad is asked for
+    parameters only.
+    """
+    if torch.is_grad_enabled():
+        raise RuntimeError(
+            "create_graph=True: this spiking network cannot be differentiated twice; build it "
+            "with kernel='torch'"
+        )
 
 
 def _into_scratch(grad: Tensor, weight: Tensor) -> Tensor:

@@ -258,7 +258,7 @@ def test_compiled_loops_round_gradients_to_nearest_even_bf16() -> None:
     from policies.surrogate import Surrogate
 
     # Slope 1 and one step: the gradient of the current is that of the spike.
-    v = torch.full((1, 1, 8), 0.5)
+    current = torch.full((1, 1, 8), 0.5)
     values = [
         1.0,
         1 + 2**-8,
@@ -271,7 +271,7 @@ def test_compiled_loops_round_gradients_to_nearest_even_bf16() -> None:
     ]
     gradient = torch.tensor(values).view(1, 1, 8)
     neurons = Neurons(LIFConfig(), Surrogate("rectangle"))
-    out = cpu.backward(v, gradient, neurons, torch.bfloat16, None).grad
+    out = cpu.backward(current, torch.zeros(8), gradient, neurons, torch.bfloat16, None).grad
     expected = gradient.bfloat16()
     assert torch.equal(out.nan_to_num(nan=7.0), expected.nan_to_num(nan=7.0))
 
