@@ -134,6 +134,10 @@ def load(kernel: Kernel) -> NeuronKernel:
         from policies.kernels import cpu
 
         return cpu
+    if kernel == "triton":
+        from policies.kernels import gpu
+
+        return gpu
     from policies.kernels import fused
 
     return fused
