@@ -334,7 +334,11 @@ class PopulationActor(PopulationBody):
             values [B, action_dim], in [-1, 1] if the config squashes.
         """
         events = self.by_events(obs, deterministic, self.decoder)
-        read = None if events is None else events.values(obs.contiguous().numpy(), self.decoder)
+        read = None
+        if events is not None:
+            from policies.event_driven import live_readout
+
+            read = events.values(obs.contiguous().numpy(), live_readout(self.decoder))
         if read is not None:
             values = torch.from_numpy(read)
             return values.tanh_() if self.config.squash else values

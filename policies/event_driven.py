@@ -8,7 +8,7 @@ Imports numba: import this module where it is used.
 """
 
 import copy
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -74,18 +74,13 @@ class EventDrivenBody:
             return counts
         return counts / np.float32(self._steps)
 
-    def values(self, obs: Floats, readout: PopulationReadout) -> Floats | None:
+    def values(self, obs: Floats, readout: "Readout") -> Floats | None:
         """What a readout makes of the activity: [B, action_dim]; None as `counts`."""
         counts = self.counts(obs)
         if counts is None:
             return None
-        weight, bias = readout.weight.detach().numpy(), readout.bias.detach().numpy()
-        values = np.empty((len(obs), len(bias)), np.float32)
-        exact = readout.is_exact()
-        loops.read(
-            counts, weight, bias, np.float32(readout.bias_gain), readout.steps, exact, values
-        )
-        return values if np.isfinite(values).all() else None
+        values = np.empty((len(obs), len(readout.bias)), np.float32)
+        return values if loops.read(counts, *readout, values) else None
 
     def counts(self, obs: Floats) -> Floats | None:
         """Spikes of the output neurons for obs [B, obs_dim], older ones decayed as configured.
@@ -97,11 +92,10 @@ class EventDrivenBody:
             self._follow(_tensors(self._body))
         mean, std, center, variance = self._fields
         batch = len(obs)
-        response = torch.empty(batch, *mean.shape)
-        array = response.numpy()
+        array = np.empty((batch, *mean.shape), np.float32)
         if not loops.distances(obs, center, variance, *self._limits, mean, std, self._least, array):
             return None
-        torch.exp(response, out=response)
+        torch.from_numpy(array).exp_()
         weights = self._weights
         counts = np.empty((batch, weights.sizes[-1]), np.float32)
         sound = loops.propagate(
@@ -151,6 +145,35 @@ def _none() -> None:
     return None
 
 
+class Readout(NamedTuple):
+    """A PopulationReadout as the compiled loops want it.
+
+    Attributes:
+        weight: [action_dim, P].
+        bias: [action_dim].
+        bias_gain: factor on the bias.
+        steps: spikes of a neuron over its activity.
+        exact: whether weights are integers.
+    """
+
+    weight: Floats
+    bias: Floats
+    bias_gain: np.float32
+    steps: int
+    exact: bool
+
+
+def live_readout(readout: PopulationReadout) -> Readout:
+    """A view of a readout as it is now."""
+    return Readout(
+        readout.weight.detach().numpy(),
+        readout.bias.detach().numpy(),
+        np.float32(readout.bias_gain),
+        readout.steps,
+        readout.is_exact(),
+    )
+
+
 class EventDrivenActor(EventDrivenBody):
     """A PopulationActor, frozen as it is, for a few observations at a time; see EventDrivenBody.
 
@@ -161,13 +184,13 @@ class EventDrivenActor(EventDrivenBody):
     def __init__(self, actor: "PopulationActor") -> None:
         super().__init__(actor)
         self.squash = actor.config.squash
-        self.readout = copy.deepcopy(actor.decoder)
+        self.readout = live_readout(copy.deepcopy(actor.decoder))
 
     def __call__(self, obs: Floats) -> Floats:
         """Values [B, action_dim] of obs [B, obs_dim]; NaN where something is not finite."""
         values = self.values(obs, self.readout)
         if values is None:
-            return np.full((len(obs), self.readout.action_dim), np.nan, np.float32)
+            return np.full((len(obs), len(self.readout.bias)), np.nan, np.float32)
         if self.squash:
             # PyTorch's: other libraries' tanh differs in the last bit.
             torch.from_numpy(values).tanh_()

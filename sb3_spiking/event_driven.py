@@ -22,7 +22,7 @@ from policies.population import PopulationReadout
 from sb3_spiking.faults import check_finite_observations
 
 if TYPE_CHECKING:
-    from policies.event_driven import EventDrivenBody
+    from policies.event_driven import EventDrivenBody, Readout
 
 Floats = NDArray[np.float32]
 Finish = Literal["squash", "clip", "class", "value"]
@@ -53,9 +53,17 @@ def decide(policy: Any, decision: Decision, observation: Any) -> NDArray[Any] | 
     if features is None:
         return None
     obs, vectorized = features
+    readout = decision.readout
     with torch.no_grad():
-        events = decision.body.by_events(torch.from_numpy(obs), True, decision.readout)
-        values = None if events is None else _values(events, decision.readout, obs)
+        events = decision.body.by_events(torch.from_numpy(obs), True, readout)
+        if events is None:
+            return None
+        if isinstance(readout, PopulationReadout):
+            from policies.event_driven import live_readout
+
+            values = events.values(obs, live_readout(readout))
+        else:
+            values = _by_torch(events, readout, obs)
     if values is None:
         return None
     return _finished(values, decision.finish, policy.action_space, vectorized)
@@ -65,34 +73,33 @@ def flat_features(observation: Any, space: spaces.Space[Any]) -> tuple[Floats, b
     """Flat observations [B, F] of a Box, and whether a batch came; None: SB3 must look at them."""
     if type(space) is not spaces.Box:
         return None
+    shape = space.shape
     obs = np.asarray(observation)
-    if obs.shape == space.shape:
-        vectorized = False
-    elif obs.shape[1:] == space.shape:
-        vectorized = True
+    vectorized = obs.shape != shape
+    if vectorized and obs.shape[1:] != shape:
+        return None
+    if len(shape) == 1:
+        rows = obs.reshape(-1, shape[0])
+    elif is_image_space(space):
+        return None
     else:
-        return None
-    if len(space.shape) > 1 and is_image_space(space):
-        return None
-    return np.ascontiguousarray(obs.reshape(-1, int(np.prod(space.shape))), np.float32), vectorized
+        rows = obs.reshape(-1, int(np.prod(shape)))
+    return np.ascontiguousarray(rows, np.float32), vectorized
 
 
-def _values(events: "EventDrivenBody", readout: nn.Module, obs: Floats) -> Floats | None:
-    if isinstance(readout, PopulationReadout):
-        return events.values(obs, readout)
+def _by_torch(events: "EventDrivenBody", readout: nn.Module, obs: Floats) -> Floats | None:
+    """Values of a readout that is a module; None if something or they are not finite."""
     activity = events.activity(obs)
     if activity is None:
         return None
-    values: Tensor = readout(torch.from_numpy(activity))
-    return values.numpy()
+    values: Floats = readout(torch.from_numpy(activity)).detach().numpy()
+    return values if np.isfinite(values).all() else None
 
 
 def _finished(
     values: Floats, finish: Finish, space: spaces.Space[Any], vectorized: bool
-) -> NDArray[Any] | None:
+) -> NDArray[Any]:
     """Actions of values; the operations are Stable-Baselines3's, in its order."""
-    if not np.isfinite(values).all():
-        return None
     shared = torch.from_numpy(values)
     actions: NDArray[Any]
     if finish == "class":
@@ -105,11 +112,16 @@ def _finished(
         assert isinstance(space, spaces.Box)
         low, high = space.low, space.high
         actions = values.reshape(-1, *low.shape)
-        if finish == "squash":
+        if finish == "clip":
+            actions = np.clip(actions, low, high)
+        elif low.dtype == np.float32 and low.ndim == 1:
+            from policies.kernels.numba_event import unscale
+
+            shared.tanh_()
+            unscale(values, low, high)
+        else:
             shared.tanh_()
             actions = low + (0.5 * (actions + 1.0) * (high - low))
-        else:
-            actions = np.clip(actions, low, high)
     return actions if vectorized else actions.squeeze(axis=0)
 
 
@@ -137,16 +149,19 @@ class EventDrivenPolicy:
         self.observation_space = observation_space
         self.action_space = action_space
         self._normalize_images = normalize_images
-        from policies.event_driven import EventDrivenBody  # numba takes its time to import
+        # numba takes its time to import
+        from policies.event_driven import EventDrivenBody, live_readout
 
         self._events = EventDrivenBody(decision.body)
         self._readout = copy.deepcopy(decision.readout).eval()
+        self._arrays: Readout | None = None
+        if isinstance(self._readout, PopulationReadout):
+            self._arrays = live_readout(self._readout)
         self._finish: Finish = decision.finish
         self._extractor = copy.deepcopy(decision.extractor).eval()
         self._flat = type(decision.extractor) is FlattenExtractor
         self.device = torch.device("cpu")
 
-    @torch.no_grad()
     def predict(
         self,
         observation: Any,
@@ -161,19 +176,19 @@ class EventDrivenPolicy:
         """
         features = flat_features(observation, self.observation_space) if self._flat else None
         obs, vectorized = self._extracted(observation) if features is None else features
-        values = _values(self._events, self._readout, obs)
-        finish = self._finish
-        actions = (
-            None if values is None else _finished(values, finish, self.action_space, vectorized)
-        )
-        if actions is None:
+        if self._arrays is not None:
+            values = self._events.values(obs, self._arrays)
+        else:
+            values = _by_torch(self._events, self._readout, obs)
+        if values is None:
             check_finite_observations(torch.from_numpy(obs))
             raise ValueError(
                 "the policy's output is NaN or infinite: its parameters hold such values, or huge "
                 "ones; training has diverged or the file is damaged"
             )
-        return actions, state
+        return _finished(values, self._finish, self.action_space, vectorized), state
 
+    @torch.no_grad()
     def _extracted(self, observation: Any) -> tuple[Floats, bool]:
         """As `flat_features`, by SB3's own checks and the policy's extractor."""
         base: Any = self  # it asks for the observation space and the device

@@ -283,9 +283,14 @@ def propagate(
 @njit(cache=True)
 def read(
     counts: Any, weight: Any, bias: Any, bias_gain: Any, steps: int, exact: bool, out: Any
-) -> None:
-    """Values [B, A] from counts [B, A * P]; `exact` in the arithmetic of kernels.readout."""
+) -> bool:
+    """Values [B, A] from counts [B, A * P]; `exact` in the arithmetic of kernels.readout.
+
+    Returns:
+        whether they are finite.
+    """
     actions, size = weight.shape
+    sound = True
     for a in range(actions):
         scale = 1.0
         if exact:
@@ -300,3 +305,14 @@ def read(
                 w = np.float64(weight[a, p])
                 total += (np.rint(w / scale) if exact else w) * np.float64(counts[b, a * size + p])
             out[b, a] = np.float32(total * scale / steps) + bias_gain * bias[a]
+            sound &= bool(np.isfinite(out[b, a]))
+    return sound
+
+
+@njit(cache=True)
+def unscale(squashed: Any, low: Any, high: Any) -> None:
+    """Actions in [-1, 1] to the bounds [A], in place; the operations are Stable-Baselines3's."""
+    for b in range(squashed.shape[0]):
+        for a in range(squashed.shape[1]):
+            wide = np.float32(0.5) * (squashed[b, a] + np.float32(1.0)) * (high[a] - low[a])
+            squashed[b, a] = low[a] + wide
