@@ -10,7 +10,7 @@ from policies.config import DecoderConfig, EncoderConfig, EncoderKind, LIFConfig
 from policies.functional import lif_sequence, state_dtype
 from policies.kernels.choice import Matmul
 from policies.kernels.guard import plain_only
-from policies.kernels.readout import exact_read
+from policies.kernels.readout import compiled_read, exact_read
 from policies.surrogate import straight_through
 
 # Far below any useful width (fields start at 0.39): keeps a std that crosses 0 from dividing by 0.
@@ -156,12 +156,18 @@ class PopulationReadout(nn.Module):
 
     def read(self, activity: Tensor) -> Tensor:
         """Weigh the activity [B, action_dim * P] into values [B, action_dim]."""
+        weight, bias = self.weight, self.bias
+        exact = self.is_exact()
+        if exact:
+            read = compiled_read(activity, weight, bias, self.bias_gain, self.steps)
+            if read is not None:
+                return read
         populations = activity.view(-1, self.action_dim, self.config.pop_size)
-        if self.is_exact():
-            values = exact_read(populations, self.weight, self.steps)
+        if exact:
+            values = exact_read(populations, weight, self.steps)
         else:
-            values = (populations * self.weight).sum(dim=-1)
-        return values + self.bias_gain * self.bias
+            values = (populations * weight).sum(dim=-1)
+        return values + self.bias_gain * bias
 
     def forward(self, activity: Tensor) -> Tensor:
         """As `read`."""

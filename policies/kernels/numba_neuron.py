@@ -19,7 +19,7 @@ HARD, SOFT = 0, 1
 RECTANGLE, TRIANGLE, ARCTAN, GIVEN = 0, 1, 2, 3
 F0, F1 = np.float32(0.0), np.float32(1.0)
 # Rows of the working memory: charged membranes of the T steps stand behind them.
-CURRENT, I, V, SLOPE, GRAD, WEIGHTED, TOTAL, CHARGED = range(8)
+CURRENT, SYNAPTIC, V, SLOPE, GRAD, WEIGHTED, TOTAL, CHARGED = range(8)
 
 
 @njit(cache=True)
@@ -130,7 +130,7 @@ def forward(
     work = np.empty((CHARGED, size), np.float32)
     for b in range(batch):
         for n in range(size):
-            work[I, n] = F0
+            work[SYNAPTIC, n] = F0
             v[b, n] = F0
         for t in range(steps):
             _load(x, scale, bias, t * batch + b, work, CURRENT)
@@ -138,8 +138,8 @@ def forward(
                 for n in range(size):
                     complete[t, b, n] = work[CURRENT, n]
             for n in range(size):
-                work[I, n] = work[I, n] * i_decay + work[CURRENT, n]
-                work[V, n] = v[b, n] * v_decay + work[I, n]
+                work[SYNAPTIC, n] = work[SYNAPTIC, n] * i_decay + work[CURRENT, n]
+                work[V, n] = v[b, n] * v_decay + work[SYNAPTIC, n]
             _reset(work, V, threshold, reset, v, b)
             _fire(work, V, threshold, one, spikes, t, b)
             if copy.shape[0] > 0:
@@ -161,14 +161,14 @@ def _charged(
 ) -> None:
     """work[CHARGED + t] = charged membranes of sample b, before their reset, as in `forward`."""
     for n in range(work.shape[1]):
-        work[I, n] = F0
+        work[SYNAPTIC, n] = F0
         work[V, n] = F0
     for t in range(steps):
         row = CHARGED + t
         _load(x, bias, bias, t * batch + b, work, CURRENT)
         for n in range(work.shape[1]):
-            work[I, n] = work[I, n] * i_decay + work[CURRENT, n]
-            work[row, n] = work[V, n] * v_decay + work[I, n]
+            work[SYNAPTIC, n] = work[SYNAPTIC, n] * i_decay + work[CURRENT, n]
+            work[row, n] = work[V, n] * v_decay + work[SYNAPTIC, n]
         _reset(work, row, threshold, reset, work, V)
 
 
@@ -241,6 +241,12 @@ def _through_spike(
 
 
 @njit(cache=True)
+def _add_weighted(work: Any, weight: Any) -> None:
+    for n in range(work.shape[1]):
+        work[WEIGHTED, n] = work[WEIGHTED, n] + weight * work[SYNAPTIC, n]
+
+
+@njit(cache=True)
 def backward(
     x: Any,
     layer_bias: Any,
@@ -275,7 +281,7 @@ def backward(
     for b in range(batch):
         _charged(x, layer_bias, b, batch, steps, i_decay, v_decay, threshold, reset, work)
         for n in range(size):
-            work[I, n] = F0
+            work[SYNAPTIC, n] = F0
             work[GRAD, n] = F0
             work[WEIGHTED, n] = F0
             work[TOTAL, n] = F0
@@ -284,12 +290,11 @@ def backward(
             _slope(kind, width, threshold, work, row, slopes, t, b)
             _through_spike(work, row, grad_spikes, t, b, v_decay, threshold, reset, through)
             for n in range(size):
-                work[I, n] = work[I, n] * i_decay + work[GRAD, n]
-                work[TOTAL, n] = work[TOTAL, n] + work[I, n]
-                grad[t, b, n] = narrow(grad, work[I, n])
+                work[SYNAPTIC, n] = work[SYNAPTIC, n] * i_decay + work[GRAD, n]
+                work[TOTAL, n] = work[TOTAL, n] + work[SYNAPTIC, n]
+                grad[t, b, n] = narrow(grad, work[SYNAPTIC, n])
             if wanted:
-                for n in range(size):
-                    work[WEIGHTED, n] = work[WEIGHTED, n] + weights[t] * work[I, n]
+                _add_weighted(work, weights[t])
         for n in range(size):
             totals[n] = totals[n] + work[TOTAL, n]
         if wanted:

@@ -11,7 +11,7 @@ from policies.actor import PopulationActor
 from policies.config import PopulationActorConfig
 from policies.kernels import matmul
 from policies.kernels.choice import Matmul
-from policies.kernels.readout import exact_read, fixed_point
+from policies.kernels.readout import compiled_read, exact_read, fixed_point
 from tests.common import needs_popsan
 
 
@@ -176,9 +176,12 @@ def test_readout_with_and_without_compiled_loops() -> None:
     activity = torch.randint(0, 6, (50, 6, 10), generator=torch.Generator().manual_seed(0)) / 5
     weight.requires_grad_()
     plain = exact_read(activity, weight, 5)
+    bias = weights(1, 6, seed=2)[0]
+    assert compiled_read(activity.flatten(1), weight, bias, 2.0, 5) is None
     with torch.no_grad():
-        compiled = exact_read(activity, weight, 5)
-    assert torch.equal(plain, compiled)
+        compiled = compiled_read(activity.flatten(1), weight, bias, 2.0, 5)
+        assert compiled is not None
+        assert torch.equal(plain + 2.0 * bias, compiled)
     torch.testing.assert_close(plain, (activity * weight).sum(dim=-1), atol=1e-5, rtol=1e-5)
     (gradient,) = torch.autograd.grad(plain.square().sum(), weight, create_graph=True)
     expected = (2 * plain.unsqueeze(-1) * activity).sum(dim=0)
