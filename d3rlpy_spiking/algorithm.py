@@ -4,11 +4,11 @@ import copy
 import dataclasses
 import pickle
 import warnings
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
-from d3rlpy.algos import TransformerInput
+from d3rlpy.algos import TransformerActionSampler, TransformerInput
 from d3rlpy.base import dump_learnable
 from d3rlpy.constants import ActionSpace, PositionEncodingType
 from d3rlpy.models.torch.transformers import (
@@ -24,6 +24,10 @@ from d3rlpy_spiking.dataset_checks import check_dataset, check_fit
 from d3rlpy_spiking.export import save_policy
 from d3rlpy_spiking.files import write_atomically
 from d3rlpy_spiking.transformer import SpikingNetwork, fold_network
+from policies.kernels.choice import Kernel
+
+if TYPE_CHECKING:
+    from d3rlpy_spiking.incremental import IncrementalWrapper
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,6 +116,22 @@ class SpikingTransformerAlgorithm:
                 "earlier checkpoint, and lower the learning rate or clip the gradient"
             )
         return action
+
+    def as_incremental_wrapper(
+        self,
+        target_return: float,
+        action_sampler: TransformerActionSampler | None = None,
+        *,
+        keep: int | None = None,
+        kernel: Kernel | None = None,
+    ) -> "IncrementalWrapper":
+        """As d3rlpy's `as_stateful_wrapper`, at a cost a step that does not grow with the context.
+
+        See `d3rlpy_spiking.incremental.IncrementalWrapper` for what it equals and what it raises.
+        """
+        from d3rlpy_spiking.incremental import IncrementalWrapper
+
+        return IncrementalWrapper(self, target_return, action_sampler, keep, kernel)
 
     def save(self, fname: str) -> None:
         """Save weights, optimizer, schedules and config; a finished file or none.

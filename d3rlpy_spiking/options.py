@@ -41,6 +41,10 @@ class SpikingFields:
     advanced_norm: bool = False
     # factor on the start gain of norms at the end of a branch; DSFormer meant 0.707, released 1
     branch_gain: float = 1.0
+    # matmuls of spikes: "float32", or "bf16" (weights and sums rounded; faster, spikes flip)
+    matmul: Literal["float32", "bf16"] = "float32"
+    # what computes the rest: "auto", "torch", "fused", "numba", "triton"; policies.kernels.choice
+    kernel: Literal["auto", "torch", "fused", "numba", "triton"] = "auto"
 
 
 def neuron_config(config: SpikingFields) -> LIFConfig:
@@ -83,6 +87,8 @@ def core_config(config: Any, width: int, tokens: int) -> TransformerConfig:
         resid_dropout=config.resid_dropout,
         neuron=neuron_config(config),
         mix_surrogate_width=config.mix_surrogate_width,
+        matmul=config.matmul,
+        kernel=config.kernel,
     )
 
 

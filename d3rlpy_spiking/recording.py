@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from policies.neurons import LIF, CurrentLIF
+from policies.rates import RateHook
 
 
 @contextmanager
@@ -20,19 +20,12 @@ def recorded_rates(network: nn.Module) -> Iterator[dict[str, Tensor]]:
     handles = []
     for name, module in network.named_modules():
         if isinstance(module, LIF | CurrentLIF):
-            handles.append(module.register_forward_hook(_hook(name, rates)))
+            handles.append(module.register_forward_hook(RateHook(name, rates)))
     try:
         yield rates
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _hook(name: str, rates: dict[str, Tensor]) -> Any:
-    def hook(_module: nn.Module, _args: tuple[Any, ...], output: tuple[Tensor, Any]) -> None:
-        rates[name] = output[0].detach().mean()
-
-    return hook
 
 
 def summary(rates: dict[str, Tensor]) -> dict[str, float]:

@@ -7,6 +7,7 @@
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from d3rlpy.models.torch.encoders import VectorEncoder
@@ -20,6 +21,24 @@ from policies.normalization import Folded, fold_before
 from policies.transformer import SpikingTransformer, TransformerConfig
 
 Observations = Tensor | Sequence[Tensor]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One environment step as one that decides online sees it, scaled, without batch axis.
+
+    x: observation, or a sequence of such.
+    return_to_go: [1].
+    timestep: [1], from 1.
+    action: the action of the step before, [A] or an index [1]; None at the first step.
+    timestep_before: the timestep of that action, [1].
+    """
+
+    x: Observations
+    return_to_go: Tensor
+    timestep: Tensor
+    action: Tensor | None
+    timestep_before: Tensor
 
 
 class Progress(nn.Module):
@@ -119,6 +138,23 @@ class InterleavedContinuous(ContinuousDecisionTransformer):
         head: nn.Linear = self._output
         return head
 
+    def step_tokens(self, step: Step) -> Tensor:
+        """Embedded tokens [n, D] that a step adds: the last action, the return-to-go, the state."""
+        position = self._position_encoding(step.timestep[None])[0]
+        tokens = [
+            self._rtg_embed(step.return_to_go[None]) + position,
+            _encoded(self._encoder, step.x) + position,
+        ]
+        if step.action is not None:
+            before = self._position_encoding(step.timestep_before[None])[0]
+            tokens.insert(0, self._action_embed(step.action[None]) + before)
+        out: Tensor = self._embed_ln(torch.cat(tokens))
+        return out
+
+    def read(self, hidden: Tensor) -> Tensor:
+        """Action [A] from what the blocks make of a state's token, [D]."""
+        return torch.tanh(self.head(hidden))
+
 
 class InterleavedDiscrete(DiscreteDecisionTransformer):
     """d3rlpy's tokens (return-to-go, state, action of each step), spiking blocks, logits.
@@ -142,6 +178,25 @@ class InterleavedDiscrete(DiscreteDecisionTransformer):
         """The layer that reads logits."""
         head: nn.Linear = self._output
         return head
+
+    def step_tokens(self, step: Step) -> Tensor:
+        """Embedded tokens [n, D] that a step adds: the last action, the return-to-go, the state."""
+        position = self._position_encoding(step.timestep[None])[0]
+        tokens = [
+            self._embed_activation(self._rtg_embed(step.return_to_go[None])) + position,
+            self._embed_activation(_encoded(self._encoder, step.x)) + position,
+        ]
+        if step.action is not None:
+            before = self._position_encoding(step.timestep_before[None])[0]
+            action = self._embed_activation(self._action_embed(step.action.long()))
+            tokens.insert(0, action + before)
+        out: Tensor = self.backbone.embed_ln(torch.cat(tokens))
+        return out
+
+    def read(self, hidden: Tensor) -> Tensor:
+        """Logits [A] from what the blocks make of a state's token, [D]."""
+        logits: Tensor = self.head(hidden)
+        return logits
 
 
 class JointTokenTransformer(nn.Module):
@@ -222,6 +277,23 @@ class JointTokenTransformer(nn.Module):
             return torch.softmax(out, dim=-1), out
         return torch.tanh(out)
 
+    def step_tokens(self, step: Step) -> Tensor:
+        """The embedded token [1, D] that a step adds."""
+        embedded = _encoded(self.encoder, step.x) + self.rtg_embed(step.return_to_go[None])
+        if step.action is not None:
+            action = step.action.long() if self.discrete else step.action[None]
+            embedded = embedded + self.action_embed(action)
+        embedded = self.embed_activation(embedded)
+        if self.position_encoding is not None:
+            embedded = embedded + self.position_encoding(step.timestep[None])[0]
+        token: Tensor = self.embed_ln(embedded)
+        return token
+
+    def read(self, hidden: Tensor) -> Tensor:
+        """Action or logits [A] from what the blocks make of a token, [D]."""
+        out: Tensor = self.head(hidden)
+        return out if self.discrete else torch.tanh(out)
+
     def _embed(
         self, x: Observations, action: Tensor, return_to_go: Tensor, attention_mask: Tensor
     ) -> Tensor:
@@ -241,6 +313,13 @@ class JointTokenTransformer(nn.Module):
         previous = nn.functional.pad(action[:, :-1], (0, 0, 1, 0))
         embedded: Tensor = self.embed_activation(state + previous + self.rtg_embed(return_to_go))
         return embedded
+
+
+def _encoded(encoder: nn.Module, x: Observations) -> Tensor:
+    """An observation without batch axis through an encoder, [1, D]."""
+    batch = x[None] if isinstance(x, Tensor) else [part[None] for part in x]
+    out: Tensor = encoder(batch)
+    return out
 
 
 def _is_linear(encoder: nn.Module) -> bool:

@@ -142,14 +142,16 @@ class SpikingMLP(nn.Module):
 
         It may not where something looks at single modules or differentiates the plain operations.
         """
-        if pick(self.kernel, x.device) == "torch" or x.dtype != torch.float32:
+        # First: `pick` logs, which a compiler must not see.
+        if transformed(x.device) or x.dtype != torch.float32:
+            return False
+        if pick(self.kernel, x.device) == "torch":
             return False
         # Not `modules()`, nor attributes, which take longer than a decision.
         parts: Any = self._modules
         linears, neurons = parts["linears"]._modules, parts["neurons"]._modules
         return not (
-            transformed(x.device)
-            or looked_at((self, *others, *linears.values(), *neurons.values()))
+            looked_at((self, *others, *linears.values(), *neurons.values()))
             or any(type(neuron.spike_fn) is not Surrogate for neuron in neurons.values())
             or any(linear.weight.dtype != torch.float32 for linear in linears.values())
         )

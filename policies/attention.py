@@ -25,6 +25,9 @@ from torch import Tensor, nn
 
 Attention = Literal["pssa", "tssa", "sssa", "softmax"]
 
+# Windows of a context that PSSA computes at once.
+STRETCH = 16
+
 
 def split_heads(x: Tensor, num_heads: int) -> Tensor:
     """[T, B, L, D] -> [T, B, H, L, d]."""
@@ -113,28 +116,44 @@ class PositionalAttention(nn.Module):
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None = None) -> Tensor:
         """Spikes q, k, v [T, B, L, D] and valid [B, L] -> weighted sums [T, B, L, D]."""
-        kv = k * v
-        if valid is not None:
-            kv = kv * valid.to(kv.dtype)[None, :, :, None]
-        return q * self.mix(kv)
+        # As numbers also where a trace would follow them: a graph is traced for one length.
+        steps, batch, length, features = (int(size) for size in q.shape)
+        window = self.window
+        blocks, size = -(-length // window), STRETCH * window
+        weights = self._blocks(length, blocks).split(_sizes(blocks, STRETCH))
+        before = k.new_zeros(steps, batch, window, features)
+        out = []
+        # In stretches that fit the cache, so that the time grows no faster than the work.
+        for i, (q_i, k_i, v_i) in enumerate(
+            zip(*(x.split(_sizes(length, size), dim=2) for x in (q, k, v)), strict=True)
+        ):
+            kv = k_i * v_i
+            if valid is not None:
+                seen = valid[:, i * size : (i + 1) * size]
+                kv = kv * seen.to(kv.dtype)[None, :, :, None]
+            out.append(q_i * self._mix(before, kv, weights[i]))
+            before = kv[:, :, -window:]
+        return out[0] if len(out) == 1 else torch.cat(out, dim=2)
 
-    def mix(self, kv: Tensor) -> Tensor:
-        """Sum weight[i, o] * kv[i - o] over the window, [T, B, L, D].
+    def _mix(self, before: Tensor, kv: Tensor, weights: Tensor) -> Tensor:
+        """Sum weight[i, o] * kv[i - o] over the window, for a stretch of a context.
 
         Queries go in blocks of `window`; a block's keys lie in it and in the block before, so the
         work grows with L * window.
+
+        Args:
+            before: keys times values of the block before the stretch, [T, B, window, D].
+            kv: those of the stretch, [T, B, l, D].
+            weights: see `_blocks`.
         """
-        # As numbers also where a trace would follow them: a graph is traced for one length.
         steps, batch, length, features = (int(size) for size in kv.shape)
-        window = self.window
-        blocks = -(-length // window)
-        # One empty block in front, and the last one filled up.
-        front = kv.new_zeros(steps, batch, window, features)
+        window, blocks = self.window, len(weights)
+        # The last block filled up.
         rest = kv.new_zeros(steps, batch, blocks * window - length, features)
-        kv = torch.cat([front, kv, rest], dim=2).view(steps, batch, blocks + 1, window, features)
+        kv = torch.cat([before, kv, rest], dim=2).view(steps, batch, blocks + 1, window, features)
         # [T, B, n, 2 * w, D]: each block behind the one before it
         keys = torch.cat([kv[:, :, :-1], kv[:, :, 1:]], dim=3)
-        mixed: Tensor = self._blocks(length, blocks) @ keys
+        mixed: Tensor = weights @ keys
         return mixed.flatten(2, 3)[:, :, :length]
 
     def _blocks(self, length: int, blocks: int) -> Tensor:
@@ -148,6 +167,12 @@ class PositionalAttention(nn.Module):
         front, back = rows.new_zeros(blocks, window, 1), rows.new_zeros(blocks, window, window)
         shifted = torch.cat([front, rows, back], dim=2).flatten(1)
         return shifted[:, : 2 * window * window].reshape(blocks, window, 2 * window)
+
+
+def _sizes(total: int, size: int) -> list[int]:
+    """The sizes of stretches of a length; written out, since traced graphs lose a shorter last."""
+    whole, rest = divmod(total, size)
+    return [size] * whole + [rest] * (rest > 0)
 
 
 class SoftmaxAttention(nn.Module):

@@ -103,14 +103,15 @@ class TdBN(nn.BatchNorm1d):
         mean = rows @ x.flatten(0, -2) / count
         centered = x - mean
         var = rows @ centered.flatten(0, -2).square() / count
-        self._follow(mean.detach(), var.detach() * count / (count - 1.0).clamp_min(1.0), n)
+        self.follow(mean.detach(), var.detach() * count / (count - 1.0).clamp_min(1.0), n)
         any_token = n > 0
         centered = torch.where(any_token, centered, x - self.running_mean)
         var = torch.where(any_token, var, self.running_var)
         return torch.addcmul(self.bias, centered, (var + self.eps).rsqrt() * self.weight)
 
     @torch.no_grad()
-    def _follow(self, mean: Tensor, var: Tensor, n: Tensor) -> None:
+    def follow(self, mean: Tensor, var: Tensor, n: Tensor) -> None:
+        """Move the running statistics by a batch's: mean, unbiased variance, number of rows."""
         momentum = 0.1 * (n > 0).to(mean.dtype)
         self.running_mean.lerp_(mean, momentum)
         self.running_var.lerp_(var, momentum)

@@ -21,6 +21,8 @@ from torch import Tensor, nn
 
 from policies.attention import Attention, make_attention
 from policies.config import LIFConfig, check_choice, check_count, check_range
+from policies.fused_transformer import FusedPass, runs_fused
+from policies.kernels.choice import Kernel, Matmul
 from policies.neurons import LIF
 from policies.normalization import Folded, Normalization, NormConfig, fold_after, make_norm
 
@@ -63,6 +65,10 @@ class TransformerConfig:
     neuron: LIFConfig = field(default_factory=lambda: DSFORMER_LIF)
     # surrogate_width of the neurons behind the mixing of tokens; the release 1, see below
     mix_surrogate_width: float = 2.0
+    # arithmetic of the matmuls of spikes, "float32" or "bf16": weights and sums rounded to bfloat16
+    matmul: Matmul = "float32"
+    # what computes the rest; see policies.kernels.choice
+    kernel: Kernel = "auto"
 
     def __post_init__(self) -> None:
         """Check every field."""
@@ -71,6 +77,13 @@ class TransformerConfig:
         check_count("window_size", self.window)
         check_choice("attention", self.attention, get_args(Attention))
         check_choice("normalization", self.normalization, get_args(Normalization))
+        check_choice("kernel", self.kernel, get_args(Kernel))
+        if self.matmul == "exact":
+            raise ValueError(
+                "matmul='exact' is not available for transformers: their neurons are fed by norms "
+                "and sums of real numbers; use matmul='float32' or 'bf16'"
+            )
+        check_choice("matmul", self.matmul, ("float32", "bf16"))
         check_range("branch_gain", self.branch_gain, 0.0, open_low=True)
         check_range("mix_surrogate_width", self.mix_surrogate_width, 0.0, open_low=True)
         check_range("attn_dropout", self.attn_dropout, 0.0, 1.0)
@@ -80,6 +93,10 @@ class TransformerConfig:
                 f"num_heads must divide the width, got {self.num_heads} heads for {self.width} "
                 "features; change num_heads or the encoder's output size"
             )
+
+    def neurons(self, config: LIFConfig | None = None) -> LIF:
+        """Neurons of this kernel, `neuron` unless others are asked for."""
+        return LIF(self.neuron if config is None else config, fused=self.kernel != "torch")
 
     def norm(self, gain: float = 1.0) -> NormConfig:
         """Settings of a norm whose gain starts at that multiple of the threshold."""
@@ -104,7 +121,7 @@ class SpikingLayer(nn.Module):
     def __init__(self, n_in: int, n_out: int, config: TransformerConfig) -> None:
         super().__init__()
         self.current = NormedLinear(n_in, n_out, config)
-        self.neuron = LIF(config.neuron, fused=True)
+        self.neuron = config.neurons()
 
     def forward(
         self, spikes_seq: Tensor, theta: float | Tensor, valid: Tensor | None
@@ -112,6 +129,27 @@ class SpikingLayer(nn.Module):
         """Spikes, and a mark [B, L, 1] as `_fire` gives it; theta and valid are the norm's."""
         current_seq: Tensor = self.current(spikes_seq, theta, valid)
         return _fire(self.neuron, current_seq)
+
+
+class SpikeLinear(nn.Linear):
+    """A linear layer of spikes: [..., in] -> [..., out].
+
+    Args:
+        n_in: input features.
+        n_out: output features.
+        matmul: "bf16" rounds weights and sums to bfloat16; the bias is added in float32.
+    """
+
+    def __init__(self, n_in: int, n_out: int, matmul: Matmul = "float32") -> None:
+        super().__init__(n_in, n_out)
+        self.matmul = matmul
+
+    def forward(self, spikes: Tensor) -> Tensor:
+        """Currents of spikes, in their dtype."""
+        if self.matmul != "bf16":
+            return super().forward(spikes)
+        sums = spikes.to(torch.bfloat16) @ self.weight.to(torch.bfloat16).t()
+        return sums.to(spikes.dtype) + self.bias
 
 
 class NormedLinear(nn.Module):
@@ -126,7 +164,7 @@ class NormedLinear(nn.Module):
 
     def __init__(self, n_in: int, n_out: int, config: TransformerConfig, gain: float = 1.0) -> None:
         super().__init__()
-        self.linear = nn.Linear(n_in, n_out)
+        self.linear = SpikeLinear(n_in, n_out, config.matmul)
         nn.init.normal_(self.linear.weight, std=0.02)
         nn.init.zeros_(self.linear.bias)
         self.norm = make_norm(n_out, config.norm(gain))
@@ -168,7 +206,7 @@ class SpikingSelfAttention(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         width = config.width
-        self.input_neuron = LIF(config.neuron, fused=True)
+        self.input_neuron = config.neurons()
         self.query = SpikingLayer(width, width, config)
         self.key = SpikingLayer(width, width, config)
         self.value = SpikingLayer(width, width, config)
@@ -178,7 +216,7 @@ class SpikingSelfAttention(nn.Module):
         # Mixing adds integers, at first in PSSA too. Their membranes lie at 0, 1, 2, ..., where a
         # rectangle of width 1 around 0.5 is 0: nothing in front of it would ever learn.
         mix = dataclasses.replace(config.neuron, surrogate_width=config.mix_surrogate_width)
-        self.mix_neuron = LIF(mix, fused=True)
+        self.mix_neuron = config.neurons(mix)
         self.out = NormedLinear(width, width, config, config.branch_gain)
 
     def forward(
@@ -205,7 +243,7 @@ class SpikingFeedForward(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         hidden = config.mlp_ratio * config.width
-        self.input_neuron = LIF(config.neuron, fused=True)
+        self.input_neuron = config.neurons()
         self.up = SpikingLayer(config.width, hidden, config)
         self.down = NormedLinear(hidden, config.width, config, config.branch_gain)
 
@@ -245,6 +283,10 @@ class SpikingBlock(nn.Module):
 class SpikingTransformer(nn.Module):
     """Spiking transformer: tokens [B, L, D] -> tokens [B, L, D].
 
+    In training on a CPU with numba, compiled layers run instead of the modules' own operations
+    (`policies.fused_transformer`, which says when not); `policies.incremental` evaluates one token
+    at a time.
+
     Causal, and blind to padding, in evaluation mode. In training mode batch statistics run over
     the whole batch, padded tokens included unless `mask_statistics`.
 
@@ -276,6 +318,8 @@ class SpikingTransformer(nn.Module):
             ValueError: if x or valid has another shape.
         """
         self._check(x, valid)
+        if runs_fused(self, x, theta):
+            return FusedPass(self, theta, valid).run(x)
         # [B, L, D] -> [T, B, L, D]
         x_seq = x.unsqueeze(0).expand(self.config.spike_steps, *x.shape)
         for block in self.blocks:
