@@ -24,20 +24,16 @@ def encode(
     spike_steps: int,
     v_threshold: float,
     dtype: torch.dtype,
-    copy_dtype: torch.dtype,
-) -> tuple[Tensor, Tensor]:
+) -> Tensor:
     """See `NeuronKernel.encode`."""
     spikes = torch.empty(spike_steps, *activation.shape, dtype=dtype)
-    copy = spikes if copy_dtype == dtype else torch.empty(spikes.shape, dtype=copy_dtype)
     loops.integrate(
         view(activation.contiguous()),
         np.float32(v_threshold),
         view(spikes),
         _ONE[dtype],
-        view(copy if copy is not spikes else copy[:0]),
-        _ONE[copy_dtype],
     )
-    return spikes, copy
+    return spikes
 
 
 def forward(
@@ -45,13 +41,11 @@ def forward(
     shape: tuple[int, int, int],
     neurons: Neurons,
     dtype: torch.dtype,
-    copy_dtype: torch.dtype,
     keep: bool,
 ) -> Pass:
     """See `NeuronKernel.forward`."""
     _, batch, size = shape
     spikes = torch.empty(shape, dtype=dtype)
-    copy = spikes if copy_dtype == dtype else torch.empty(shape, dtype=copy_dtype)
     # Backward computes the membranes anew, from currents: less memory to write and to read. Sums of
     # integers lie in scratch memory, and are kept as complete currents.
     recombined = keep and currents.scale is not None
@@ -65,14 +59,12 @@ def forward(
         *_settings(neurons),
         view(spikes),
         _ONE[dtype],
-        view(copy if copy is not spikes else copy[:0]),
-        _ONE[copy_dtype],
         view(complete),
     )
     saved = None
     if keep:
         saved = complete if recombined else currents.x.view(shape)
-    return Pass(spikes, copy, saved, v)
+    return Pass(spikes, saved, v)
 
 
 def backward(

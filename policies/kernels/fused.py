@@ -17,8 +17,7 @@ def encode(
     spike_steps: int,
     v_threshold: float,
     dtype: torch.dtype,
-    copy_dtype: torch.dtype,
-) -> tuple[Tensor, Tensor]:
+) -> Tensor:
     """See `NeuronKernel.encode`."""
     spikes = torch.empty(spike_steps, *activation.shape, dtype=dtype, device=activation.device)
     v = torch.zeros_like(activation)
@@ -27,7 +26,7 @@ def encode(
         fired = fires(v, v_threshold)
         spikes[t] = fired
         v = v - v_threshold * fired.to(v.dtype)
-    return spikes, spikes.to(copy_dtype)
+    return spikes
 
 
 def forward(
@@ -35,7 +34,6 @@ def forward(
     shape: tuple[int, int, int],
     neurons: Neurons,
     dtype: torch.dtype,
-    copy_dtype: torch.dtype,
     keep: bool,
 ) -> Pass:
     """See `NeuronKernel.forward`."""
@@ -53,7 +51,7 @@ def forward(
         if v_seq is not None:
             v_seq[t] = charged
         v = _after_reset(charged, fired.to(v.dtype), config)
-    return Pass(spikes_seq, spikes_seq.to(copy_dtype), v_seq, v)
+    return Pass(spikes_seq, v_seq, v)
 
 
 def backward(

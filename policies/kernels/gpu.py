@@ -21,25 +21,21 @@ def encode(
     spike_steps: int,
     v_threshold: float,
     dtype: torch.dtype,
-    copy_dtype: torch.dtype,
-) -> tuple[Tensor, Tensor]:
+) -> Tensor:
     """See `NeuronKernel.encode`."""
     spikes = torch.empty(spike_steps, *activation.shape, dtype=dtype, device=activation.device)
-    copy = spikes if copy_dtype == dtype else torch.empty_like(spikes, dtype=copy_dtype)
     columns = activation.numel()
     if columns:
         loops.encode[_grid(columns)](
             activation.contiguous(),
             spikes,
-            copy,
             v_threshold,
             steps=spike_steps,
             columns=columns,
-            has_copy=copy is not spikes,
             block=loops.BLOCK,
             **_EXACT,
         )
-    return spikes, copy
+    return spikes
 
 
 def forward(
@@ -47,14 +43,12 @@ def forward(
     shape: tuple[int, int, int],
     neurons: Neurons,
     dtype: torch.dtype,
-    copy_dtype: torch.dtype,
     keep: bool,
 ) -> Pass:
     """See `NeuronKernel.forward`."""
     steps, batch, size = shape
     x = currents.x.contiguous()
     spikes = torch.empty(shape, dtype=dtype, device=x.device)
-    copy = spikes if copy_dtype == dtype else torch.empty_like(spikes, dtype=copy_dtype)
     v_seq = torch.empty(shape if keep else (0,), device=x.device)
     v = torch.empty(batch, size, device=x.device)
     if batch:
@@ -63,7 +57,6 @@ def forward(
             x if currents.scale is None else currents.scale,
             x if currents.bias is None else currents.bias,
             spikes,
-            copy,
             v_seq,
             v,
             *_neuron(neurons),
@@ -72,12 +65,11 @@ def forward(
             size=size,
             kind=_kind(currents),
             reset=_reset(neurons),
-            has_copy=copy is not spikes,
             keep=keep,
             block=loops.BLOCK,
             **_EXACT,
         )
-    return Pass(spikes, copy, v_seq if keep else None, v)
+    return Pass(spikes, v_seq if keep else None, v)
 
 
 def backward(

@@ -60,13 +60,11 @@ class Pass(NamedTuple):
 
     Attributes:
         spikes: [T, B, N].
-        copy: the same in the dtype that backward wants, or `spikes` itself.
         saved: what the kernel's backward wants, [T, B, N]; None where no backward follows.
         v: membrane after the last step, [B, N].
     """
 
     spikes: Tensor
-    copy: Tensor
     saved: Tensor | None
     v: Tensor
 
@@ -95,9 +93,8 @@ class NeuronKernel(Protocol):
         spike_steps: int,
         v_threshold: float,
         dtype: torch.dtype,
-        copy_dtype: torch.dtype,
-    ) -> tuple[Tensor, Tensor]:
-        """The deterministic encoder's spikes [T, B, N] of activations [B, N], in two dtypes."""
+    ) -> Tensor:
+        """The deterministic encoder's spikes [T, B, N] of activations [B, N]."""
         ...
 
     def forward(
@@ -106,7 +103,6 @@ class NeuronKernel(Protocol):
         shape: tuple[int, int, int],
         neurons: Neurons,
         dtype: torch.dtype,
-        copy_dtype: torch.dtype,
         keep: bool,
     ) -> Pass:
         """All spike steps of a layer of shape [T, B, N]; `keep` what backward needs."""

@@ -23,13 +23,10 @@ CURRENT, SYNAPTIC, V, SLOPE, GRAD, WEIGHTED, TOTAL, CHARGED = range(8)
 
 
 @njit(cache=True)
-def integrate(
-    activation: Any, threshold: Any, spikes: Any, one: Any, copy: Any, copy_one: Any
-) -> None:
+def integrate(activation: Any, threshold: Any, spikes: Any, one: Any) -> None:
     """The deterministic encoder: activation [B, N] at each of T steps -> spikes [T, B, N].
 
-    `one` is what a spike is in the dtype of `spikes`; `copy` gets the same spikes in another dtype,
-    or has length 0.
+    `one` is what a spike is in their dtype.
     """
     steps, batch, size = spikes.shape
     v, charged = np.empty(size, np.float32), np.empty((1, size), np.float32)
@@ -41,8 +38,6 @@ def integrate(
                 charged[0, n] = v[n] + activation[b, n]
                 v[n] = charged[0, n] - (threshold if charged[0, n] > threshold else F0)
             _fire(charged, 0, threshold, one, spikes, t, b)
-            if copy.shape[0] > 0:
-                _fire(charged, 0, threshold, copy_one, copy, t, b)
 
 
 @njit(cache=True)
@@ -114,17 +109,15 @@ def forward(
     reset: int,
     spikes: Any,
     one: Any,
-    copy: Any,
-    copy_one: Any,
     complete: Any,
 ) -> None:
     """All spike steps of a layer.
 
     In: `x`, `scale`, `bias`, see neuron.Currents; the neuron's `i_decay`, `v_decay`, `threshold`,
-    `reset`; `one`, `copy_one`, what a spike is in the dtypes of `spikes` and `copy`.
+    `reset`; `one`, what a spike is in the dtype of `spikes`.
 
-    Out: `v` [B, N] after the last step; `spikes` [T, B, N]; `copy`, the same in another dtype;
-    `complete`, the complete currents. The last two are not wanted if their length is 0.
+    Out: `v` [B, N] after the last step; `spikes` [T, B, N]; `complete`, the complete currents, not
+    wanted if its length is 0.
     """
     steps, batch, size = spikes.shape
     work = np.empty((CHARGED, size), np.float32)
@@ -142,8 +135,6 @@ def forward(
                 work[V, n] = v[b, n] * v_decay + work[SYNAPTIC, n]
             _reset(work, V, threshold, reset, v, b)
             _fire(work, V, threshold, one, spikes, t, b)
-            if copy.shape[0] > 0:
-                _fire(work, V, threshold, copy_one, copy, t, b)
 
 
 @njit(cache=True)

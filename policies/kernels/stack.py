@@ -83,52 +83,45 @@ def _forward(
     saved: _Saved | None,
 ) -> tuple[Tensor, Tensor]:
     """Spikes [T, B, out] of the last layer, and the fault mark [B, 1]."""
-    operand, copy = _encode(stack, x, saved is not None)
+    operand = _encode(stack, x)
     batch = operand.shape[1]
     fault = fault_mark(x if x.dim() == 2 else x.sum(dim=0))
     last = len(weights) - 1
     for layer, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
         if layer == 0 and stack.encoder == "analog":
-            current = real_linear(copy[0], weight, bias, stack.matmul)
+            current = real_linear(operand[0], weight, bias, stack.matmul)
             layer_currents = Currents(current.repeat(stack.spike_steps, 1))
         else:
             layer_currents = currents(
                 operand.flatten(0, 1), weight, bias, stack.matmul, stack.caches[layer]
             )
         if saved is not None:
-            saved.inputs.append(copy)
+            saved.inputs.append(operand)
         result = stack.kernel.forward(
             layer_currents,
             (stack.spike_steps, batch, len(bias)),
             stack.neurons,
             torch.float32 if layer == last else spike_dtype(stack.matmul),
-            torch.float32 if layer == last else _copy_dtype(stack, saved is not None),
             saved is not None,
         )
-        operand, copy = result.spikes, result.copy
+        operand = result.spikes
         if saved is not None and result.saved is not None:
             saved.membranes.append(result.saved)
         fault = fault + fault_mark(result.v)
     return operand, fault
 
 
-def _copy_dtype(stack: Stack, keep: bool) -> torch.dtype:
-    """The dtype of the spikes that backward multiplies; without backward the forward matmul's."""
-    return stack.grad_dtype if keep else spike_dtype(stack.matmul)
-
-
-def _encode(stack: Stack, x: Tensor, keep: bool) -> tuple[Tensor, Tensor]:
-    """Input spikes [T, B, in] in the forward matmul's dtype, and in that of backward."""
-    dtype, copy_dtype = spike_dtype(stack.matmul), _copy_dtype(stack, keep)
+def _encode(stack: Stack, x: Tensor) -> Tensor:
+    """Input spikes [T, B, in] in the forward matmul's dtype; activations stay as they are."""
+    dtype = spike_dtype(stack.matmul)
     if stack.encoder == "analog":
-        x_seq = x.expand(stack.spike_steps, -1, -1)
-        return x_seq, x_seq
+        return x.expand(stack.spike_steps, -1, -1)
     if stack.encoder == "deterministic":
-        return stack.kernel.encode(x, stack.spike_steps, stack.encoder_threshold, dtype, copy_dtype)
+        return stack.kernel.encode(x, stack.spike_steps, stack.encoder_threshold, dtype)
     if stack.encoder == "poisson":
         x_seq = x.expand(stack.spike_steps, -1, -1)
         x = fires(x_seq, torch.rand_like(x_seq))
-    return x.to(dtype), x.to(copy_dtype)
+    return x.to(dtype)
 
 
 class _Stack(torch.autograd.Function):
@@ -167,11 +160,11 @@ class _Stack(torch.autograd.Function):
             )
             grad_biases[layer] = out.bias
             flat = out.grad.flatten(0, 1)  # [T * B, out]
-            source, spikes = flat, inputs[layer].flatten(0, 1)
+            source, received = flat, inputs[layer].flatten(0, 1)
             if layer == 0 and stack.encoder == "analog":
                 assert out.summed is not None
-                source, spikes = out.summed, inputs[layer][0].to(stack.grad_dtype)
-            grad_weights[layer] = (source.t() @ spikes).to(weights[layer].dtype)
+                source, received = out.summed, inputs[layer][0]
+            grad_weights[layer] = _weight_gradient(source, received, weights[layer].dtype)
             if layer > 0 or ctx.needs_input_grad[1]:
                 below = flat if out.summed is None else out.summed
                 grad = _into_scratch(below, weights[layer].to(stack.grad_dtype))
@@ -192,6 +185,14 @@ def refuse_second_derivative() -> None:
             "create_graph=True: this spiking network cannot be differentiated twice; build it "
             "with kernel='torch'"
         )
+
+
+def _weight_gradient(grad: Tensor, received: Tensor, dtype: torch.dtype) -> Tensor:
+    """grad^T @ received, [out, in], from [M, out] and what the layer has received, [M, in]."""
+    if received.dtype != grad.dtype:  # int8 spikes are kept: less memory
+        shape = tuple(received.shape)
+        received = scratch("spikes", shape, grad.dtype, grad.device).copy_(received)
+    return (grad.t() @ received).to(dtype)
 
 
 def _into_scratch(grad: Tensor, weight: Tensor) -> Tensor:

@@ -20,11 +20,9 @@ FLOAT32, BF16, NARROW, WIDE = range(4)
 def encode(
     activation: Any,
     spikes: Any,
-    copy: Any,
     threshold: Any,
     steps: tl.constexpr,
     columns: Any,
-    has_copy: tl.constexpr,
     block: tl.constexpr,
 ) -> None:
     """The deterministic encoder: activation [M] at each step -> spikes [T, M]."""
@@ -37,8 +35,6 @@ def encode(
         s = (v > threshold).to(tl.float32)
         v = v - threshold * s
         tl.store(spikes + t * columns + m, s.to(spikes.dtype.element_ty), mask=inside)
-        if has_copy:
-            tl.store(copy + t * columns + m, s.to(copy.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -66,7 +62,6 @@ def forward(
     scale: Any,
     bias: Any,
     spikes: Any,
-    copy: Any,
     v_seq: Any,
     v_last: Any,
     i_decay: Any,
@@ -77,7 +72,6 @@ def forward(
     size: Any,
     kind: tl.constexpr,
     reset: tl.constexpr,
-    has_copy: tl.constexpr,
     keep: tl.constexpr,
     block: tl.constexpr,
 ) -> None:
@@ -98,8 +92,6 @@ def forward(
             v = charged - threshold * s
         at = t * batch * size + m
         tl.store(spikes + at, s.to(spikes.dtype.element_ty), mask=inside)
-        if has_copy:
-            tl.store(copy + at, s.to(copy.dtype.element_ty), mask=inside)
         if keep:
             tl.store(v_seq + at, charged, mask=inside)
     tl.store(v_last + m, v, mask=inside)
