@@ -29,6 +29,10 @@ class _ExactRead(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, populations: Tensor, weight: Tensor, steps: int) -> Tensor:
         ctx.save_for_backward(populations, weight)
+        none = torch.zeros(len(weight))
+        compiled = compiled_read(populations.flatten(1), weight, none, 0.0, steps)
+        if compiled is not None:
+            return compiled
         q, scale = fixed_point(weight)
         counts = (populations.double() * steps).round()
         # Under 2^53 nothing is rounded before the division.
@@ -56,13 +60,13 @@ def compiled_read(
         None where it cannot run: with gradients, elsewhere than on a CPU, without numba.
     """
     if torch.is_grad_enabled() or activity.device.type != "cpu" or not has_numba():
-        return None
+        return None  # inside an autograd function gradients are off
     if activity.dtype != torch.float32 or activity.dim() != 2:
         return None
     from policies.kernels.numba_event import read
 
     # The counts, whose division by `steps` has rounded.
-    counts = np.rint(activity.numpy() * np.float32(steps))
+    counts = np.rint(activity.detach().numpy() * np.float32(steps))
     values = torch.empty(len(counts), len(weight))
     weights, biases = weight.detach().numpy(), bias.detach().numpy()
     read(counts, weights, biases, np.float32(bias_gain), steps, True, values.numpy())

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from policies.actor import PopulationActor
 from policies.config import PopulationActorConfig
-from policies.kernels import matmul
+from policies.kernels import matmul, readout
 from policies.kernels.choice import Matmul
 from policies.kernels.readout import compiled_read, exact_read, fixed_point
 from tests.common import needs_popsan
@@ -175,7 +175,10 @@ def test_readout_with_and_without_compiled_loops() -> None:
     weight = weights(6, 10)
     activity = torch.randint(0, 6, (50, 6, 10), generator=torch.Generator().manual_seed(0)) / 5
     weight.requires_grad_()
-    plain = exact_read(activity, weight, 5)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(readout, "has_numba", lambda: False)
+        plain = exact_read(activity, weight, 5)
+    assert torch.equal(exact_read(activity, weight, 5), plain)
     bias = weights(1, 6, seed=2)[0]
     assert compiled_read(activity.flatten(1), weight, bias, 2.0, 5) is None
     with torch.no_grad():
