@@ -186,13 +186,13 @@ def _add_rows(spikes: Any, rows: Any, fired: Any, total: Any) -> None:
     whole = count - count % 4
     # Four at a time: the sum is loaded and stored once for all of them.
     for k in range(0, whole, 4):
-        a, b, c, d = rows[fired[k]], rows[fired[k + 1]], rows[fired[k + 2]], rows[fired[k + 3]]
+        a, b, c, d = fired[k], fired[k + 1], fired[k + 2], fired[k + 3]
         for n in range(size):
-            total[n] += (a[n] + b[n]) + (c[n] + d[n])
+            total[n] += (rows[a, n] + rows[b, n]) + (rows[c, n] + rows[d, n])
     for k in range(whole, count):
-        a = rows[fired[k]]
+        a = fired[k]
         for n in range(size):
-            total[n] += a[n]
+            total[n] += rows[a, n]
 
 
 @njit(cache=True)
