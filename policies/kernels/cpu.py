@@ -1,13 +1,11 @@
 """The compiled loops of `kernels.numba_neuron` behind PyTorch tensors; CPU, float32 state."""
 
-from typing import Any
-
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from policies.kernels import numba_neuron as loops
+from policies.kernels.bits import as_array
 from policies.kernels.neuron import Currents, Gradients, Neurons, Pass
 from policies.kernels.scratch import scratch
 
@@ -28,9 +26,9 @@ def encode(
     """See `NeuronKernel.encode`."""
     spikes = torch.empty(spike_steps, *activation.shape, dtype=dtype)
     loops.integrate(
-        view(activation.contiguous()),
+        as_array(activation.contiguous()),
         np.float32(v_threshold),
-        view(spikes),
+        as_array(spikes),
         _ONE[dtype],
     )
     return spikes
@@ -52,14 +50,14 @@ def forward(
     complete = torch.empty(shape if recombined else (0, batch, size))
     v = torch.empty(batch, size)
     loops.forward(
-        view(currents.x),
-        view(_or_nothing(currents.scale)),
-        view(_or_nothing(currents.bias)),
-        view(v),
+        as_array(currents.x),
+        as_array(_or_nothing(currents.scale)),
+        as_array(_or_nothing(currents.bias)),
+        as_array(v),
         *_settings(neurons),
-        view(spikes),
+        as_array(spikes),
         _ONE[dtype],
-        view(complete),
+        as_array(complete),
     )
     saved = None
     if keep:
@@ -84,18 +82,18 @@ def backward(
     # An exponential is not vectorized here: PyTorch's is.
     slopes = _slopes(saved, bias, neurons) if kind == loops.GIVEN else torch.empty(0, 0, 0)
     loops.backward(
-        view(saved.flatten(0, 1)),
-        view(bias),
-        view(grad_spikes.contiguous()),
+        as_array(saved.flatten(0, 1)),
+        as_array(bias),
+        as_array(grad_spikes.contiguous()),
         *_settings(neurons),
         neurons.config.detach_reset,
         kind,
         np.float32(surrogate.width),
-        view(slopes),
-        view(_or_nothing(weights)),
-        view(grad),
-        view(grad_bias),
-        view(summed),
+        as_array(slopes),
+        as_array(_or_nothing(weights)),
+        as_array(grad),
+        as_array(grad_bias),
+        as_array(summed),
     )
     return Gradients(grad, grad_bias, None if weights is None else summed)
 
@@ -103,14 +101,10 @@ def backward(
 def _slopes(saved: Tensor, bias: Tensor, neurons: Neurons) -> Tensor:
     """The surrogate's derivative at each step, [T, B, N]."""
     v_seq = torch.empty(saved.shape)
-    loops.membranes(view(saved.flatten(0, 1)), view(bias), *_settings(neurons), view(v_seq))
+    loops.membranes(
+        as_array(saved.flatten(0, 1)), as_array(bias), *_settings(neurons), as_array(v_seq)
+    )
     return neurons.surrogate.derivative(v_seq - neurons.config.v_threshold)
-
-
-def view(x: Tensor) -> NDArray[Any]:
-    """The tensor's memory as numpy sees it; bf16 as uint16 bits."""
-    x = x.detach()
-    return (x.view(torch.uint16) if x.dtype == torch.bfloat16 else x).numpy()
 
 
 def _or_nothing(x: Tensor | None) -> Tensor:
