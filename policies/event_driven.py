@@ -51,7 +51,7 @@ class EventDrivenBody:
         self._body = body if live else None
         neurons = body.mlp.neuron_settings()
         settings = neurons.config
-        self._weights = _Weights(config.matmul)
+        self._matmul: Matmul = config.matmul
         self._decoder, self._steps = config.decoder, config.spike_steps
         self._step_weights = step_weights(config.decoder, config.spike_steps)
         hard = settings.reset_mode == "hard"
@@ -128,7 +128,8 @@ class EventDrivenBody:
             arrays = [array.copy() for array in arrays]
         layered = arrays[4:]
         self._fields = arrays[:4]
-        self._weights.read(layered[::2], layered[1::2])
+        # New ones, since another thread may be reading the old ones.
+        self._weights = _Weights(layered[::2], layered[1::2], self._matmul)
         if self.live:
             bits = np.concatenate([array.reshape(-1) for array in layered]).view(np.int32)
             sizes = np.array([array.size for array in layered], np.int64)
@@ -201,22 +202,18 @@ class _Weights:
     """Weights and biases of all layers, as the compiled loops want them.
 
     Args:
+        weights: [out, in] of each layer.
+        biases: [out] of each layer.
         matmul: "exact" adds integers; the others float32, "bf16" with rounded weights.
     """
 
-    def __init__(self, matmul: Matmul) -> None:
-        self.matmul = matmul
-        self.sizes = np.empty(0, np.int64)
-        self.rows: NDArray[Any] = _NOTHING
-        self.scale = self.bias = _NOTHING
-
-    def read(self, weights: list[Floats], biases: list[Floats]) -> None:
-        """Take over weights [out, in] and biases [out] of each layer."""
+    def __init__(self, weights: list[Floats], biases: list[Floats], matmul: Matmul) -> None:
         self.sizes = np.array([weights[0].shape[1], *map(len, biases)], np.int64)
         self.bias = np.concatenate(biases)
         self.scale = np.ones_like(self.bias)
-        if self.matmul != "exact":
-            rounded = [_as_in_matmul(weight, self.matmul) for weight in weights]
+        self.rows: NDArray[Any]
+        if matmul != "exact":
+            rounded = [_as_in_matmul(weight, matmul) for weight in weights]
             self.rows = np.concatenate([weight.T.reshape(-1) for weight in rounded])
         elif not self._read_integers(weights, np.int32):
             self._read_integers(weights, np.int64)

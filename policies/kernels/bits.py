@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic, overload
 from numpy.typing import NDArray
 from torch import Tensor
+
+from policies.kernels.jit import compiled
 
 
 def as_array(x: Tensor) -> NDArray[Any]:
@@ -70,7 +72,7 @@ def _narrow(array: Any, x: Any) -> Any:
     return lambda array, x: _rounded(x)
 
 
-@njit(cache=True)
+@compiled
 def _rounded(x: Any) -> Any:
     bits: Any = _bits_of(np.float32(x))
     half = np.uint32(0x7FFF) + (np.uint32(bits >> np.uint32(16)) & np.uint32(1))

@@ -7,13 +7,14 @@
     triton      the same in one GPU kernel, CUDA; Triton comes with PyTorch's CUDA builds
     auto        numba on a CPU, triton on a GPU, fused where the one wanted is not installed
 
-Spikes and gradients do not depend on the choice.
+Spikes and gradients do not depend on the choice, but for the training of a transformer: there
+"numba" sums batch statistics in another order (see policies.fused_layers).
 """
 
+import importlib
 import logging
 import warnings
 from functools import cache
-from importlib.util import find_spec
 from typing import Literal
 
 import torch
@@ -46,18 +47,29 @@ def _usable(kernel: Kernel, device: str) -> Kernel:
         # A model that was trained elsewhere must run here; spikes are the same.
         _log.info("kernel %s does not run on %s", kernel, device)
         return _usable("auto", device)
-    if wanted == "fused" or find_spec(wanted) is not None:
+    if wanted == "fused" or _imports(wanted):
         return wanted
     if kernel != "auto":
         warnings.warn(
-            f"kernel={kernel!r} is not installed: 'fused' computes the same spikes, slower; "
-            "install spiking-policies[fast], or set kernel='auto'",
+            f"kernel={kernel!r} is not installed, or does not import: 'fused' computes the same "
+            "spikes, slower; install spiking-policies[fast], or set kernel='auto'",
             stacklevel=2,
         )
     return "fused"
 
 
 @cache
+def _imports(package: str) -> bool:
+    """Whether an optional package works; broken (numba with a numpy too new) is as good as missing."""
+    try:
+        importlib.import_module(package)
+    except Exception as error:
+        if not isinstance(error, ModuleNotFoundError):
+            _log.warning("%s is installed but does not import: %s", package, error)
+        return False
+    return True
+
+
 def has_numba() -> bool:
     """Whether compiled loops can run on this computer's CPU."""
-    return find_spec("numba") is not None
+    return _imports("numba")

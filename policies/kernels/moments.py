@@ -3,15 +3,15 @@
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from policies.kernels import rows
+from policies.kernels.jit import compiled
 
 BLOCK = 16
 F0 = np.float32(0.0)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def moments(y: Any, valid: Any, mean: Any, squares: Any) -> float:
     """Statistics of the rows whose token is valid; returns their number.
 
@@ -40,7 +40,7 @@ def moments(y: Any, valid: Any, mean: Any, squares: Any) -> float:
     return count
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _of_block(work: Any, held: int) -> None:
     mean, spread = BLOCK, BLOCK + 1
     rows.clear(work, mean)
@@ -55,7 +55,7 @@ def _of_block(work: Any, held: int) -> None:
             work[spread, n] += d * d
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _unite(work: Any, part: float, both: float, mean: Any, squares: Any) -> None:
     for n in range(work.shape[1]):
         delta = work[BLOCK, n] - mean[n]

@@ -16,9 +16,9 @@ anew, as forward did, rather than keep them.
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 
 from policies.kernels import rows
+from policies.kernels.jit import compiled
 from policies.kernels.surrogate_rows import slopes
 
 F0, F1 = np.float32(0.0), np.float32(1.0)
@@ -46,7 +46,7 @@ class Neuron(NamedTuple):
     width: np.float32
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _layer_statistics(
     y: Any, t: int, m: int, params: Any, norm: Any, work: Any, layer_stats: Any
 ) -> None:
@@ -63,7 +63,7 @@ def _layer_statistics(
         layer_stats[t, m, s, 1] = F1 / np.sqrt(var + EPS)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _deviations(
     y: Any, t: int, m: int, params: Any, norm: Any, layer_stats: Any, work: Any, to: int
 ) -> None:
@@ -75,7 +75,7 @@ def _deviations(
         rows.standardize(work, to, s * size, (s + 1) * size, mean, rstd)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _normed(
     y: Any, t: int, m: int, params: Any, norm: Any, layer_stats: Any, work: Any, hat: int
 ) -> None:
@@ -92,7 +92,7 @@ def _normed(
         rows.add_bias(y, t, m, params, work, ROW)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def forward(
     y: Any, residual: Any, fault: Any, params: Any, norm: Any, layer_stats: Any,
     neuron: Any, fires: bool, current: Any, spikes: Any, mark: Any, counts: Any,
@@ -134,7 +134,7 @@ def forward(
         mark[m] = np.float32(np.nan) if fires and rows.broken(work, V) else F0
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _charge_again(
     y: Any, current: Any, m: int, params: Any, norm: Any, layer_stats: Any, neuron: Any, work: Any
 ) -> None:
@@ -149,7 +149,7 @@ def _charge_again(
         rows.charge(work, ROW, neuron, V, STEPS + t)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def backward_neurons(
     y: Any, current: Any, params: Any, norm: Any, layer_stats: Any, neuron: Any, fires: bool,
     grad_spikes: Any, grad_current: Any, grad: Any, sums: Any,
@@ -194,7 +194,7 @@ def backward_neurons(
             rows.flush(part, sums)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def backward_norm(
     y: Any, grad: Any, valid: Any, params: Any, norm: Any, layer_stats: Any, means: Any,
     grad_y: Any, bias_sum: Any,

@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import carray, njit, types  # type: ignore[attr-defined]  # not in its __all__
+from numba import carray, types  # type: ignore[attr-defined]  # not in its __all__
 from numba.extending import intrinsic
+
+from policies.kernels.jit import compiled
 
 HARD = 0
 BITS = 23
@@ -33,7 +35,7 @@ def _pointer_type(_context: Any, _address: Any) -> Any:
 _pointer: Any = intrinsic(_pointer_type)
 
 
-@njit(cache=True)
+@compiled
 def changed(addresses: Any, sizes: Any, copy: Any) -> bool:
     """Whether the float32 arrays at `addresses`, of `sizes`, differ in any bit from `copy`.
 
@@ -52,7 +54,7 @@ def changed(addresses: Any, sizes: Any, copy: Any) -> bool:
     return False
 
 
-@njit(cache=True)
+@compiled
 def row_scale(weight: Any) -> Any:
     """The power of two that makes a row of weights integers of 24 bits; NaN if it is not finite."""
     largest = np.int32(0)
@@ -66,7 +68,7 @@ def row_scale(weight: Any) -> Any:
     return np.float32(math.ldexp(1.0, exponent))
 
 
-@njit(cache=True)
+@compiled
 def integer_rows(weight: Any, rows: Any, scale: Any) -> Any:
     """Weights [out, in] -> integers [in, out], and their scale [out].
 
@@ -87,7 +89,7 @@ def integer_rows(weight: Any, rows: Any, scale: Any) -> Any:
     return most
 
 
-@njit(cache=True)
+@compiled
 def _integers(weight: Any, scale: Any, q: Any) -> Any:
     """A row's integers, its scale [1], and the sum of their magnitudes."""
     scale[0] = row_scale(weight)
@@ -101,7 +103,7 @@ def _integers(weight: Any, scale: Any, q: Any) -> Any:
     return total
 
 
-@njit(cache=True)
+@compiled
 def digits(weight: Any, parts: Any, scale: Any) -> Any:
     """Weights [out, in] -> int8 digits [3, out, in] and scales [out]; see `matmul.SplitWeight`.
 
@@ -123,7 +125,7 @@ def digits(weight: Any, parts: Any, scale: Any) -> Any:
     return most
 
 
-@njit(cache=True)
+@compiled
 def distances(
     obs: Any,
     mean: Any,
@@ -161,7 +163,7 @@ def distances(
     return sound
 
 
-@njit(cache=True)
+@compiled
 def _encode(activation: Any, threshold: Any, spikes: Any) -> None:
     """The deterministic encoder: activation [N] -> spikes [T, N]."""
     steps, size = spikes.shape
@@ -174,7 +176,7 @@ def _encode(activation: Any, threshold: Any, spikes: Any) -> None:
             v[n] = charged - (threshold if fired else np.float32(0.0))
 
 
-@njit(cache=True)
+@compiled
 def _add_rows(spikes: Any, rows: Any, fired: Any, total: Any) -> None:
     """Sum of the rows [in, out] whose neuron fired, spikes [in]."""
     count = 0
@@ -195,7 +197,7 @@ def _add_rows(spikes: Any, rows: Any, fired: Any, total: Any) -> None:
             total[n] += rows[a, n]
 
 
-@njit(cache=True)
+@compiled
 def _layer(
     spikes: Any, rows: Any, scale: Any, bias: Any, decays: Any, threshold: Any, reset: int, out: Any
 ) -> bool:
@@ -226,7 +228,7 @@ def _layer(
     return sound
 
 
-@njit(cache=True)
+@compiled
 def propagate(
     activation: Any,
     encoder_threshold: Any,
@@ -280,7 +282,7 @@ def propagate(
     return sound
 
 
-@njit(cache=True)
+@compiled
 def read(
     counts: Any, weight: Any, bias: Any, bias_gain: Any, steps: int, exact: bool, out: Any
 ) -> bool:
@@ -309,7 +311,7 @@ def read(
     return sound
 
 
-@njit(cache=True)
+@compiled
 def unscale(squashed: Any, low: Any, high: Any) -> None:
     """Actions in [-1, 1] to the bounds [A], in place; the operations are Stable-Baselines3's."""
     for b in range(squashed.shape[0]):

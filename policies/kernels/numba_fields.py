@@ -6,12 +6,13 @@ The exponential between is PyTorch's. Rows hold all F * P neurons, feature by fe
 from typing import Any
 
 import numpy as np
-from numba import njit
+
+from policies.kernels.jit import compiled
 
 F0 = np.float32(0.0)
 
 
-@njit(cache=True)
+@compiled
 def exponents(obs: Any, fields: Any, widths: Any, least: Any, out: Any) -> None:
     """-(obs - field)^2 / (2 width^2), [B, F * P]; NaN where something is NaN or infinite.
 
@@ -33,7 +34,7 @@ def exponents(obs: Any, fields: Any, widths: Any, least: Any, out: Any) -> None:
             out[b, n] = exponent + F0 * (distance + widths[n])
 
 
-@njit(cache=True)
+@compiled
 def gradients(
     obs: Any,
     fields: Any,

@@ -9,10 +9,11 @@ a row costs as much as the row.
 from typing import Any
 
 import numpy as np
-from numba import njit, types
+from numba import types
 from numba.extending import overload
 
 from policies.kernels.bits import narrow, widen
+from policies.kernels.jit import compiled
 
 BF16_ONE = np.uint16(0x3F80)
 HARD, SOFT = 0, 1
@@ -22,7 +23,7 @@ F0, F1 = np.float32(0.0), np.float32(1.0)
 CURRENT, SYNAPTIC, V, SLOPE, GRAD, WEIGHTED, TOTAL, CHARGED = range(8)
 
 
-@njit(cache=True)
+@compiled
 def integrate(activation: Any, threshold: Any, spikes: Any, one: Any) -> None:
     """The deterministic encoder: activation [B, N] at each of T steps -> spikes [T, B, N].
 
@@ -40,7 +41,7 @@ def integrate(activation: Any, threshold: Any, spikes: Any, one: Any) -> None:
             _fire(charged, 0, threshold, one, spikes, t, b)
 
 
-@njit(cache=True)
+@compiled
 def _fire(work: Any, row: int, threshold: Any, one: Any, out: Any, t: int, b: int) -> None:
     """Spikes of charged membranes; `one` is what a spike is in their dtype."""
     zero = one - one
@@ -84,7 +85,7 @@ def _choose_load(x: Any, scale: Any, bias: Any, m: int, work: Any, row: int) -> 
     return _load_bf16 if x.dtype == types.uint16 else _load_float32
 
 
-@njit(cache=True)
+@compiled
 def _reset(work: Any, row: int, threshold: Any, reset: int, state: Any, state_row: int) -> None:
     """state[state_row] = membranes work[row] after the reset."""
     if reset == HARD:
@@ -97,7 +98,7 @@ def _reset(work: Any, row: int, threshold: Any, reset: int, state: Any, state_ro
             state[state_row, n] = work[row, n] - threshold * fired
 
 
-@njit(cache=True)
+@compiled
 def forward(
     x: Any,
     scale: Any,
@@ -137,7 +138,7 @@ def forward(
             _fire(work, V, threshold, one, spikes, t, b)
 
 
-@njit(cache=True)
+@compiled
 def _charged(
     x: Any,
     bias: Any,
@@ -163,7 +164,7 @@ def _charged(
         _reset(work, row, threshold, reset, work, V)
 
 
-@njit(cache=True)
+@compiled
 def membranes(
     x: Any, bias: Any, i_decay: Any, v_decay: Any, threshold: Any, reset: int, out: Any
 ) -> None:
@@ -177,7 +178,7 @@ def membranes(
                 out[t, b, n] = work[CHARGED + t, n]
 
 
-@njit(cache=True)
+@compiled
 def _slope(
     kind: int, width: Any, threshold: Any, work: Any, row: int, given: Any, t: int, b: int
 ) -> None:
@@ -201,7 +202,7 @@ def _slope(
             work[SLOPE, n] = given[t, b, n]
 
 
-@njit(cache=True)
+@compiled
 def _through_spike(
     work: Any,
     row: int,
@@ -231,13 +232,13 @@ def _through_spike(
             work[GRAD, n] = carried + of_spike * work[SLOPE, n]
 
 
-@njit(cache=True)
+@compiled
 def _add_weighted(work: Any, weight: Any) -> None:
     for n in range(work.shape[1]):
         work[WEIGHTED, n] = work[WEIGHTED, n] + weight * work[SYNAPTIC, n]
 
 
-@njit(cache=True)
+@compiled
 def backward(
     x: Any,
     layer_bias: Any,

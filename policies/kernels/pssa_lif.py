@@ -9,17 +9,17 @@ Indices with an offset are unsigned, see `rows`.
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from policies.kernels import rows
 from policies.kernels.bits import narrow, widen
+from policies.kernels.jit import compiled
 from policies.kernels.surrogate_rows import slopes
 
 F0 = np.float32(0.0)
 V, SLOPE, CARRIED, TURN, SUM, STEPS = range(6)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _keys(qkv: Any, t: int, m: int, seen: Any, ring: Any, place: int) -> None:
     """ring[place] = key times value of a token, 0 for padding."""
     width = np.uint64(ring.shape[1])
@@ -28,13 +28,13 @@ def _keys(qkv: Any, t: int, m: int, seen: Any, ring: Any, place: int) -> None:
         ring[place, d] = both * seen
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _add_scaled(ring: Any, place: int, factor: Any, work: Any, to: int) -> None:
     for d in range(work.shape[1]):
         work[to, d] += factor * ring[place, d]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _mixed(ring: Any, first: int, weight: Any, i: int, work: Any, to: int) -> None:
     """work[to] = weighted sum over the window of query i, the oldest key first."""
     window = weight.shape[1]
@@ -43,14 +43,14 @@ def _mixed(ring: Any, first: int, weight: Any, i: int, work: Any, to: int) -> No
         _add_scaled(ring, first + (i - o) % window, weight[i, o], work, to)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _gate(qkv: Any, t: int, m: int, work: Any, row: int, to: int) -> None:
     """work[to] = query times work[row]."""
     for d in range(work.shape[1]):
         work[to, d] = widen(qkv[t, m, d]) * work[row, d]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def forward(
     qkv: Any, valid: Any, length: int, weight: Any, neuron: Any, spikes: Any, mark: Any
 ) -> int:
@@ -87,19 +87,19 @@ def forward(
     return fired
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _to_query(work: Any, carried: int, mixed: int, grad_qkv: Any, t: int, m: int) -> None:
     for d in range(work.shape[1]):
         grad_qkv[t, m, d] = narrow(grad_qkv, work[carried, d] * work[mixed, d])
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _to_key(work: Any, turn: int, factor: Any, grad_ring: Any, place: int) -> None:
     for d in range(work.shape[1]):
         grad_ring[place, d] += factor * work[turn, d]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _dot(work: Any, row: int, ring: Any, place: int) -> Any:
     """work[row] . ring[place]: four sums side by side, since one waits for each addition."""
     a, b, c, d = F0, F0, F0, F0
@@ -115,7 +115,7 @@ def _dot(work: Any, row: int, ring: Any, place: int) -> Any:
     return (a + b) + (c + d)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _spread(qkv: Any, t: int, m: int, grad_ring: Any, place: int, seen: Any, grad_qkv: Any) -> None:
     """Gradient of key times value, to key and to value."""
     width = np.uint64(grad_ring.shape[1])
@@ -126,7 +126,7 @@ def _spread(qkv: Any, t: int, m: int, grad_ring: Any, place: int, seen: Any, gra
         grad_qkv[t, m, width + width + d] = narrow(grad_qkv, g * key)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def backward(
     qkv: Any, valid: Any, length: int, weight: Any, neuron: Any, grad_spikes: Any, grad_qkv: Any,
     grad_weight: Any,

@@ -10,9 +10,9 @@ to be looked at, and the loop would not be vectorized.
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from policies.kernels.bits import narrow, widen
+from policies.kernels.jit import compiled
 
 # rows of the parameters: bias of the matmul; mean (of y), scale and shift of the batch branch; gain
 # and offset of the layer branch
@@ -20,14 +20,14 @@ BIAS, MEAN, SCALE, SHIFT, GAIN, OFFSET = range(6)
 F0, F1 = np.float32(0.0), np.float32(1.0)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def add_bias(y: Any, t: int, m: int, params: Any, work: Any, to: int) -> None:
     """work[to] = y[t, m] + bias."""
     for n in range(work.shape[1]):
         work[to, n] = widen(y[t, m, n]) + params[BIAS, n]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def by_batch(y: Any, t: int, m: int, params: Any, work: Any, to: int) -> None:
     """work[to] = batch branch of y[t, m]."""
     for n in range(work.shape[1]):
@@ -35,14 +35,14 @@ def by_batch(y: Any, t: int, m: int, params: Any, work: Any, to: int) -> None:
         work[to, n] = centered * params[SCALE, n] + params[SHIFT, n]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def by_layer(params: Any, hat: int, work: Any, to: int) -> None:
     """work[to] = layer branch of the deviations work[hat]."""
     for n in range(work.shape[1]):
         work[to, n] = work[hat, n] * params[GAIN, n] + params[OFFSET, n]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def mix(params: Any, hat: int, layer: Any, batch: Any, work: Any, to: int) -> None:
     """work[to] = layer * (layer branch of work[hat]) + batch * work[to]."""
     for n in range(work.shape[1]):
@@ -50,7 +50,7 @@ def mix(params: Any, hat: int, layer: Any, batch: Any, work: Any, to: int) -> No
         work[to, n] = layer * branch + batch * work[to, n]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def row_sum(work: Any, row: int, low: int, high: int) -> Any:
     """Sum of work[row, low:high]: eight sums side by side, since one waits for each addition."""
     a, b, c, d, e, f, g, h = F0, F0, F0, F0, F0, F0, F0, F0
@@ -69,7 +69,7 @@ def row_sum(work: Any, row: int, low: int, high: int) -> Any:
     return ((a + b) + (c + d)) + ((e + f) + (g + h))
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def square(work: Any, row: int, low: int, high: int, mean: Any, to: int) -> None:
     """work[to] = squared distance of work[row, low:high] from the mean."""
     for n in range(np.uint64(low), np.uint64(high)):
@@ -77,35 +77,35 @@ def square(work: Any, row: int, low: int, high: int, mean: Any, to: int) -> None
         work[to, n] = centered * centered
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def standardize(work: Any, row: int, low: int, high: int, mean: Any, rstd: Any) -> None:
     """work[row, low:high] to deviations from the mean, in units of 1 / rstd."""
     for n in range(np.uint64(low), np.uint64(high)):
         work[row, n] = (work[row, n] - mean) * rstd
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def add_stream(x: Any, t: int, m: int, fault: Any, work: Any, to: int) -> None:
     """work[to] = x[t, m] + (work[to] + fault): a branch joins the residual stream."""
     for n in range(work.shape[1]):
         work[to, n] = x[t, m, n] + (work[to, n] + fault)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def put(work: Any, row: int, out: Any, t: int, m: int) -> None:
     """out[t, m] = work[row]."""
     for n in range(work.shape[1]):
         out[t, m, n] = narrow(out, work[row, n])
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def take(x: Any, t: int, m: int, work: Any, to: int) -> None:
     """work[to] = x[t, m]."""
     for n in range(work.shape[1]):
         work[to, n] = widen(x[t, m, n])
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def charge(work: Any, current: int, neuron: Any, v: int, to: int) -> None:
     """Charge work[v] by work[current], keep it in work[to], and reset it."""
     decay, threshold, hard = neuron.decay, neuron.threshold, neuron.hard
@@ -116,7 +116,7 @@ def charge(work: Any, current: int, neuron: Any, v: int, to: int) -> None:
         work[v, n] = c * (F1 - spike) if hard else c - threshold * spike
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def emit(
     work: Any, charged: int, threshold: Any, low: int, high: int, spikes: Any, t: int, m: int
 ) -> Any:
@@ -129,14 +129,14 @@ def emit(
     return fired
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def clear(work: Any, row: int) -> None:
     """work[row] = 0."""
     for n in range(work.shape[1]):
         work[row, n] = F0
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def broken(work: Any, v: int) -> Any:
     """Whether a membrane of work[v] is NaN or infinite."""
     bad: Any = 0
@@ -145,7 +145,7 @@ def broken(work: Any, v: int) -> Any:
     return bad > 0
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def back_step(
     grad_spikes: Any, t: int, m: int, charged: int, slope: int, neuron: Any, work: Any, carried: int
 ) -> None:
@@ -162,7 +162,7 @@ def back_step(
         work[carried, n] = kept + g * work[slope, n]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def gather(work: Any, grad: int, y: Any, t: int, m: int, params: Any, out: Any, part: Any) -> None:
     """out[t, m] = work[grad]; part += work[grad] and work[grad] (y[t, m] - mean)."""
     for n in range(work.shape[1]):
@@ -172,21 +172,21 @@ def gather(work: Any, grad: int, y: Any, t: int, m: int, params: Any, out: Any, 
         part[1, n] += g * (widen(y[t, m, n]) - params[MEAN, n])
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def add_row(work: Any, row: int, to: int) -> None:
     """work[to] += work[row]."""
     for n in range(work.shape[1]):
         work[to, n] += work[row, n]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def add_product(work: Any, a: int, b: int, part: Any, to: int) -> None:
     """part[to] += work[a] work[b]."""
     for n in range(work.shape[1]):
         part[to, n] += work[a, n] * work[b, n]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def flush(part: Any, sums: Any) -> None:
     """Add part to sums, in float64, and clear it."""
     for k in range(part.shape[0]):
@@ -195,7 +195,7 @@ def flush(part: Any, sums: Any) -> None:
             part[k, n] = F0
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def batch_gradient(
     grad: Any, y: Any, t: int, m: int, params: Any, means: Any, weight: Any, work: Any, to: int
 ) -> None:
@@ -205,7 +205,7 @@ def batch_gradient(
         work[to, n] = means[2, n] * (widen(grad[t, m, n]) - weight * through)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def gained(
     grad: Any, t: int, m: int, params: Any, factor: Any, hat: int, work: Any, to: int, square: int
 ) -> None:
@@ -215,7 +215,7 @@ def gained(
         work[square, n] = work[to, n] * work[hat, n]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def layer_gradient(
     work: Any, row: int, hat: int, low: int, high: int, mean: Any, turn: Any, rstd: Any
 ) -> None:
@@ -224,7 +224,7 @@ def layer_gradient(
         work[row, n] = rstd * (work[row, n] - mean - work[hat, n] * turn)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def add_both(work: Any, row: int, to: int, part: Any) -> None:
     """work[to] and part[0] += work[row]."""
     for n in range(work.shape[1]):

@@ -4,8 +4,8 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import njit
 
+from policies.kernels.jit import compiled
 from policies.surrogate import SURROGATES
 
 RECTANGLE, SIGMOID, ARCTAN, TRIANGLE = (
@@ -15,7 +15,7 @@ F0, F1, F2, F4 = np.float32(0.0), np.float32(1.0), np.float32(2.0), np.float32(4
 PI = np.float32(math.pi)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def slopes(work: Any, charged: int, neuron: Any, to: int) -> None:
     """work[to] = derivative at work[charged] - threshold; neuron is a normed_lif.Neuron."""
     threshold, width, kind = neuron.threshold, neuron.width, neuron.kind

@@ -8,7 +8,8 @@ scale and shift with the bias in them, or a layer norm (gain, offset, and the bi
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
+
+from policies.kernels.jit import compiled
 
 F0, F1 = np.float32(0.0), np.float32(1.0)
 EPS = np.float32(1e-5)
@@ -56,13 +57,13 @@ class Cache(NamedTuple):
     state: Any
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _add(matrix: Any, layer: int, row: int, out: Any, t: int) -> None:
     for n in range(out.shape[1]):
         out[t, n] += matrix[layer, row, n]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _matmul(spikes: Any, matrix: Any, layer: int, out: Any) -> None:
     """Write out [T, out] = spikes [T, in] @ matrix[layer]."""
     out[:] = F0
@@ -72,13 +73,13 @@ def _matmul(spikes: Any, matrix: Any, layer: int, out: Any) -> None:
                 _add(matrix, layer, k, out, t)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _affine(x: Any, t: int, norm: Any, layer: int) -> None:
     for n in range(x.shape[1]):
         x[t, n] = x[t, n] * norm[layer, SCALE, n] + norm[layer, SHIFT, n]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _layer_norm(x: Any, t: int, norm: Any, layer: int, low: int, high: int) -> None:
     mean, var = 0.0, 0.0
     for n in range(low, high):
@@ -93,7 +94,7 @@ def _layer_norm(x: Any, t: int, norm: Any, layer: int, low: int, high: int) -> N
         x[t, n] = (x[t, n] - center) * rstd * norm[layer, SCALE, n] + norm[layer, SHIFT, n]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _normed(x: Any, norm: Any, layer: int, layer_norm: bool, segments: int) -> None:
     size = x.shape[1] // segments
     for t in range(x.shape[0]):
@@ -104,7 +105,7 @@ def _normed(x: Any, norm: Any, layer: int, layer_norm: bool, segments: int) -> N
             _affine(x, t, norm, layer)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _fire(x: Any, net: Any, v: Any, spikes: Any) -> None:
     """Neurons from state 0 over currents x [T, N]; v is scratch of at least N."""
     decay, threshold, hard = net.decay, net.threshold, net.hard
@@ -117,7 +118,7 @@ def _fire(x: Any, net: Any, v: Any, spikes: Any) -> None:
             v[n] = c * (F1 - spike) if hard else c - threshold * spike
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _pssa(qkv: Any, keys: Any, position: Any, layer: int, i: int, out: Any) -> None:
     steps, width = out.shape
     window = keys.shape[1]
@@ -133,7 +134,7 @@ def _pssa(qkv: Any, keys: Any, position: Any, layer: int, i: int, out: Any) -> N
             out[t, d] *= qkv[t, d]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _linear(qkv: Any, state: Any, layer: int, heads: int, out: Any) -> None:
     steps, width = out.shape
     pairs, size = state.shape[2], state.shape[3]
@@ -151,7 +152,7 @@ def _linear(qkv: Any, state: Any, layer: int, heads: int, out: Any) -> None:
                         out[step, low + n] += state[layer, row, s, n]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _softmax(
     qkv: Any, keys: Any, values: Any, layer: int, i: int, heads: int, scores: Any, out: Any
 ) -> None:
@@ -182,7 +183,7 @@ def _softmax(
                     out[t, d] += weight * values[layer, j, t, d]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def token_step(token: Any, i: int, steps: int, net: Any, cache: Any) -> Any:
     """Append the token at position i; returns the transformer's output for it, [D].
 
