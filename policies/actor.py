@@ -65,12 +65,11 @@ class SpikeLinear(nn.Linear):
             return currents
         if self.real_input:
             return real_linear(spikes, self.weight, self.bias, self.matmul)
-        flat = spikes.flatten(0, -2)
+        flat = spikes.reshape(-1, spikes.shape[-1])
         currents = spike_linear(
             flat, self.weight, self.bias, self.matmul, self.cached, self.grad_dtype
         )
-        out: Tensor = currents.unflatten(0, spikes.shape[:-1])
-        return out
+        return currents.view(*spikes.shape[:-1], self.out_features)
 
 
 class SpikingMLP(nn.Module):
@@ -81,7 +80,8 @@ class SpikingMLP(nn.Module):
     Args:
         sizes: neurons of the input and of each layer, at least two numbers.
         neuron: settings of every layer's neurons.
-        matmul: arithmetic of spikes times weights; see policies.kernels.matmul.
+        matmul: arithmetic of spikes times weights; see policies.kernels.matmul. "exact" takes
+            nothing but spikes, 0 or 1.
         matmul_backward: "float32" or "bf16" operands in backward; "auto": as `matmul`.
         kernel: what runs the neurons; see policies.kernels.choice.
         analog: the input is one real activation for all steps, not spikes.
@@ -135,7 +135,7 @@ class SpikingMLP(nn.Module):
         return spikes_seq + fault
 
     def _is_analog(self) -> bool:
-        return self.layers()[0].real_input
+        return bool(getattr(self.linears[0], "real_input", False))
 
     def fast(self, x: Tensor, *others: nn.Module) -> bool:
         """Whether a kernel may stand in for the modules here (and `others`) on input x.
@@ -152,8 +152,11 @@ class SpikingMLP(nn.Module):
         linears, neurons = parts["linears"]._modules, parts["neurons"]._modules
         return not (
             looked_at((self, *others, *linears.values(), *neurons.values()))
-            or any(type(neuron.spike_fn) is not Surrogate for neuron in neurons.values())
-            or any(linear.weight.dtype != torch.float32 for linear in linears.values())
+            or not _alike(list(neurons.values()))
+            or any(
+                type(layer) is not SpikeLinear or layer.weight.dtype != torch.float32
+                for layer in linears.values()
+            )
         )
 
     def run(
@@ -189,9 +192,27 @@ class SpikingMLP(nn.Module):
         return Neurons(neuron.config, neuron.spike_fn)
 
 
-def _currents(layer: SpikeLinear, spikes_seq: Tensor) -> Tensor:
+def _alike(neurons: list[Any]) -> bool:
+    """Whether all layers' neurons are those of the first, with a surrogate that kernels know."""
+    first = neurons[0]
+    spike_fn = first.spike_fn
+    if type(spike_fn) is not Surrogate:
+        return False
+    for neuron in neurons:
+        other = neuron.spike_fn
+        if (
+            type(neuron) is not type(first)
+            or type(other) is not Surrogate
+            or (other.name, other.width) != (spike_fn.name, spike_fn.width)
+            or not (neuron.config is first.config or neuron.config == first.config)
+        ):
+            return False
+    return True
+
+
+def _currents(layer: nn.Module, spikes_seq: Tensor) -> Tensor:
     """Currents [T, B, out] of a layer's input [T, B, in]."""
-    if layer.real_input:  # the same at each step
+    if getattr(layer, "real_input", False):  # the same at each step
         current: Tensor = layer(spikes_seq[0])
         return current.expand(len(spikes_seq), -1, -1)
     currents: Tensor = layer(spikes_seq.flatten(0, 1))  # [T, B, in] -> [T * B, out]
@@ -300,7 +321,9 @@ class PopulationBody(nn.Module):
             or encoder.kind(deterministic) != "deterministic"
             or not config.decoder.countable
             or pick(config.kernel, obs.device) != "numba"
+            or encoder.mean.device.type != "cpu"
             or not mlp.fast(obs, self, encoder, *others)
+            or (self.normalizer is not None and looked_at((self.normalizer,)))
         ):
             return None
         if self._events is None:

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from policies.config import DecoderConfig
+from policies.config import DecoderConfig, EncoderConfig, NeuronConfig
 from policies.kernels import numba_event as loops
 from policies.kernels.choice import Matmul
 from policies.normalizer import EPS
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from policies.actor import PopulationActor, PopulationBody
 
 Floats = NDArray[np.float32]
-_NOTHING = np.empty(0, np.float32)
 _EMPTY = torch.empty(0)
 
 
@@ -49,23 +48,10 @@ class EventDrivenBody:
             )
         self.live = live
         self._body = body if live else None
-        neurons = body.mlp.neuron_settings()
-        settings = neurons.config
-        self._matmul: Matmul = config.matmul
         self._decoder, self._steps = config.decoder, config.spike_steps
         self._step_weights = step_weights(config.decoder, config.spike_steps)
-        hard = settings.reset_mode == "hard"
-        self._layer_settings = (
-            np.array([neurons.i_decay, settings.v_decay], np.float32),
-            np.float32(settings.v_threshold),
-            loops.HARD if hard else 1 - loops.HARD,
-        )
-        self._encoder_threshold = np.float32(config.encoder.v_threshold)
-        clip = body.normalizer.clip if body.normalizer is not None else 1.0
-        self._limits = (np.float32(EPS), np.float32(clip))
-        self._least = np.float32(MIN_VARIANCE)
-        self._addresses: list[int] = []
-        self._read(_tensors(body))
+        # Replaced as a whole: an interrupt or another thread finds the old one or the new one.
+        self._snapshot = _Snapshot(body, _tensors(body), copied=not live)
 
     def activity(self, obs: Floats) -> Floats | None:
         """Activity [B, N] of the output neurons for obs [B, obs_dim]; None as `counts`."""
@@ -88,52 +74,19 @@ class EventDrivenBody:
         Returns:
             [B, N]; None if an observation, a parameter or a membrane is NaN or infinite.
         """
+        snapshot = self._snapshot
         if self._body is not None:
-            self._follow(_tensors(self._body))
-        mean, std, center, variance = self._fields
-        batch = len(obs)
-        array = np.empty((batch, *mean.shape), np.float32)
-        if not loops.distances(obs, center, variance, *self._limits, mean, std, self._least, array):
+            tensors = _tensors(self._body)
+            if not snapshot.is_of(self._body, tensors):
+                self._snapshot = snapshot = _Snapshot(self._body, tensors)
+        array = np.empty((len(obs), *snapshot.field_shape), np.float32)
+        if not loops.distances(obs, *snapshot.statistics, *snapshot.fields, array):
             return None
         torch.from_numpy(array).exp_()
-        weights = self._weights
-        counts = np.empty((batch, weights.sizes[-1]), np.float32)
-        sound = loops.propagate(
-            array.reshape(batch, mean.size),
-            self._encoder_threshold,
-            weights.sizes,
-            weights.rows,
-            weights.scale,
-            weights.bias,
-            *self._layer_settings,
-            counts,
-            self._step_weights,
-        )
+        counts = np.empty((len(obs), snapshot.neurons), np.float32)
+        activation = array.reshape(len(obs), snapshot.inputs)
+        sound = loops.propagate(activation, *snapshot.layers, counts, self._step_weights)
         return counts if sound else None
-
-    def _follow(self, tensors: list[Tensor]) -> None:
-        """Take over parameters that have changed.
-
-        Values are compared: version counters miss writes through `.data`.
-        """
-        addresses = [x.data_ptr() for x in tensors]
-        if addresses != self._addresses or loops.changed(*self._seen):
-            self._read(tensors)
-
-    def _read(self, tensors: list[Tensor]) -> None:
-        """Take over tensors, as `_tensors` gives them."""
-        self._addresses = [x.data_ptr() for x in tensors]
-        arrays: list[Floats] = [x.detach().numpy() for x in tensors]
-        if not self.live:
-            arrays = [array.copy() for array in arrays]
-        layered = arrays[4:]
-        self._fields = arrays[:4]
-        # New ones, since another thread may be reading the old ones.
-        self._weights = _Weights(layered[::2], layered[1::2], self._matmul)
-        if self.live:
-            bits = np.concatenate([array.reshape(-1) for array in layered]).view(np.int32)
-            sizes = np.array([array.size for array in layered], np.int64)
-            self._seen = (np.array(self._addresses[4:], np.int64), sizes, bits)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Live ones are caches: a copy or pickle starts as None."""
@@ -144,6 +97,80 @@ class EventDrivenBody:
 
 def _none() -> None:
     return None
+
+
+class _Snapshot:
+    """A body's parameters and settings as the compiled loops want them.
+
+    Args:
+        body: the network.
+        tensors: what `_tensors` gives of it.
+        copied: do not share memory with them.
+    """
+
+    def __init__(self, body: "PopulationBody", tensors: list[Tensor], copied: bool = False) -> None:
+        self._key = _key(tensors)
+        self._objects = _settings(body)
+        tensors = [x.detach().cpu().contiguous() for x in tensors]
+        arrays: list[Floats] = [x.numpy().copy() if copied else x.numpy() for x in tensors]
+        mean, std, center, variance = arrays[:4]
+        settings, encoder, clip = self._objects
+        limits = np.float32(EPS), np.float32(clip)
+        self.statistics = (center, variance, *limits)
+        self.fields = (mean, std, np.float32(MIN_VARIANCE))
+        self.field_shape, self.inputs = mean.shape, mean.size
+        weights = _Weights(arrays[4::2], arrays[5::2], body.config.matmul)
+        self.neurons = int(weights.sizes[-1])
+        self.layers = (
+            np.float32(encoder.v_threshold),
+            weights.sizes,
+            weights.rows,
+            weights.scale,
+            weights.bias,
+            np.array([body.mlp.neuron_settings().i_decay, settings.v_decay], np.float32),
+            np.float32(settings.v_threshold),
+            loops.HARD if settings.reset_mode == "hard" else 1 - loops.HARD,
+        )
+        layered = arrays[4:]
+        # Compared in place only where the parameters lie in memory as they are read.
+        self._comparable = all(contiguous for _, _, contiguous in self._key)
+        self._seen = (
+            np.array([address for address, _, _ in self._key[4:]], np.int64),
+            np.array([array.size for array in layered], np.int64),
+            np.concatenate([array.reshape(-1) for array in layered]).view(np.int32),
+        )
+        self._alive = tensors  # so that no other tensor gets their addresses
+
+    def is_of(self, body: "PopulationBody", tensors: list[Tensor]) -> bool:
+        """Whether the network is still this one.
+
+        Values are compared: version counters miss writes through `.data`.
+        """
+        return (
+            self._comparable
+            and self._key == _key(tensors)
+            and all(a is b for a, b in zip(self._objects, _settings(body), strict=True))
+            and not loops.changed(*self._seen)
+        )
+
+
+Key = list[tuple[int, torch.Size, bool]]
+
+
+def _key(tensors: list[Tensor]) -> Key:
+    """Where tensors lie, and how."""
+    return [(x.data_ptr(), x.shape, x.is_contiguous()) for x in tensors]
+
+
+def _settings(body: "PopulationBody") -> tuple[NeuronConfig, EncoderConfig, float]:
+    """Settings that modules hold: of the neurons, the encoder, and the z-score's clip."""
+    normalizer = body.normalizer
+    neuron: Any = body.mlp._modules["neurons"]._modules["0"]  # type: ignore[union-attr]
+    clip = _NO_CLIP if normalizer is None else normalizer.clip
+    return neuron.config, body.encoder.config, clip
+
+
+_NO_CLIP = 1.0
 
 
 class Readout(NamedTuple):

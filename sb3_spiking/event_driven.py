@@ -6,6 +6,7 @@ that way where it gives the same action bit for bit (see PopulationBody.by_event
 """
 
 import copy
+from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
@@ -45,6 +46,20 @@ class Decision(NamedTuple):
     finish: Finish
 
 
+OURS = ("sb3_spiking", "stable_baselines3", "sb3_contrib")
+
+
+@cache
+def decides_as_written(policy: type) -> bool:
+    """Whether a policy class leaves the way from observations to actions as it is here."""
+    names = ("_predict", "forward", "obs_to_tensor", "extract_features", "unscale_action")
+    return all(
+        getattr(policy, name).__module__.split(".")[0] in OURS
+        for name in names
+        if hasattr(policy, name)
+    )
+
+
 def decide(policy: Any, decision: Decision, observation: Any) -> NDArray[Any] | None:
     """What `predict` would return; None where only the batched network gives that."""
     if type(decision.extractor) is not FlattenExtractor:
@@ -55,7 +70,8 @@ def decide(policy: Any, decision: Decision, observation: Any) -> NDArray[Any] | 
     obs, vectorized = features
     readout = decision.readout
     with torch.no_grad():
-        events = decision.body.by_events(torch.from_numpy(obs), True, readout)
+        extractor = decision.extractor
+        events = decision.body.by_events(torch.from_numpy(obs), True, readout, extractor)
         if events is None:
             return None
         if isinstance(readout, PopulationReadout):
@@ -71,10 +87,13 @@ def decide(policy: Any, decision: Decision, observation: Any) -> NDArray[Any] | 
 
 def flat_features(observation: Any, space: spaces.Space[Any]) -> tuple[Floats, bool] | None:
     """Flat observations [B, F] of a Box, and whether a batch came; None: SB3 must look at them."""
-    if type(space) is not spaces.Box:
+    # A tuple is a mistake that SB3 explains.
+    if type(space) is not spaces.Box or isinstance(observation, tuple | dict):
         return None
     shape = space.shape
     obs = np.asarray(observation)
+    if obs.dtype.kind not in "biuf":
+        return None
     vectorized = obs.shape != shape
     if vectorized and obs.shape[1:] != shape:
         return None
@@ -153,12 +172,12 @@ class EventDrivenPolicy:
         from policies.event_driven import EventDrivenBody, live_readout
 
         self._events = EventDrivenBody(decision.body)
-        self._readout = copy.deepcopy(decision.readout).eval()
+        self._readout = copy.deepcopy(decision.readout).eval().cpu()
         self._arrays: Readout | None = None
         if isinstance(self._readout, PopulationReadout):
             self._arrays = live_readout(self._readout)
         self._finish: Finish = decision.finish
-        self._extractor = copy.deepcopy(decision.extractor).eval()
+        self._extractor = copy.deepcopy(decision.extractor).eval().cpu()
         self._flat = type(decision.extractor) is FlattenExtractor
         self.device = torch.device("cpu")
 

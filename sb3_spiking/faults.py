@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import Tensor, nn
 
+from policies.surrogate import tracing
+
 # Values up to which numpy is faster than torch.
 SMALL = 4096
 
@@ -28,7 +30,8 @@ def check_finite_observations(obs: PyTorchObs) -> None:
 def all_finite(x: Tensor | NDArray[Any]) -> bool:
     """Whether x holds neither NaN nor infinity."""
     if isinstance(x, Tensor):
-        if x.device.type != "cpu" or x.numel() > SMALL or x.dtype == torch.bfloat16:
+        large = x.device.type != "cpu" or x.numel() > SMALL or x.dtype == torch.bfloat16
+        if large or tracing():
             return bool(torch.isfinite(x).all())
         x = x.detach().numpy()  # numpy is faster for small ones
     return bool(np.isfinite(x).all())

@@ -17,7 +17,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
 from policies.kernels.choice import has_numba
-from sb3_spiking.event_driven import Decision, EventDrivenPolicy, decide
+from sb3_spiking.event_driven import Decision, EventDrivenPolicy, decide, decides_as_written
 from sb3_spiking.faults import check_finite_observations, check_finite_output
 from sb3_spiking.options import SpikingOptions
 
@@ -25,8 +25,9 @@ from sb3_spiking.options import SpikingOptions
 def in_mode(module: nn.Module, mode: bool) -> bool:
     """Whether a module and all below it are in training mode (or evaluation mode) already."""
     own = module.__dict__
-    # Statistics that wait are taken in by the switch itself.
-    if own["training"] is not mode or own.get("_may_be_pending"):
+    # Compiled and scripted modules have no such entry; statistics that wait are taken in by the
+    # switch itself.
+    if own.get("training") is not mode or own.get("_may_be_pending"):
         return False
     # A plain loop: a generator takes twice as long, and every `predict` comes here.
     for child in own["_modules"].values():
@@ -73,6 +74,7 @@ class SpikingPolicyMixin:
         dense_init: Any = super().__init__
         kwargs = {**self.default_options, **kwargs}
         options, dense_kwargs = SpikingOptions.take_from(kwargs, dense_init)
+        options = self._adapt_options(options)
         self._check_options(options)
         signature = inspect.signature(dense_init)
         given = signature.bind_partial(observation_space, action_space, *args, **dense_kwargs)
@@ -87,6 +89,10 @@ class SpikingPolicyMixin:
         # SB3's constructor builds the networks, so they must find the options set.
         self.options = options
         dense_init(observation_space, action_space, *args, **dense_kwargs)
+
+    def _adapt_options(self, options: SpikingOptions) -> SpikingOptions:
+        """What an "auto" means for this algorithm."""
+        return options
 
     def _check_options(self, options: SpikingOptions) -> None:
         """Refuse options that this algorithm cannot train with."""
@@ -129,7 +135,9 @@ class SpikingPolicyMixin:
         """
         dense: Any = super()
         policy: Any = self
-        decision = None if args or kwargs or state is not None else self.decision(deterministic)
+        own_class: Any = type(self)
+        plain = not args and not kwargs and state is None and decides_as_written(own_class)
+        decision = self.decision(deterministic) if plain else None
         if decision is not None:
             self.set_training_mode(False)
             action = decide(policy, decision, observation)
@@ -153,6 +161,7 @@ class SpikingPolicyMixin:
             ImportError: if numba is not installed.
         """
         policy: Any = self
+        self.set_training_mode(False)  # takes in statistics that wait
         decision = self.decision(deterministic=True)
         if decision is None:
             raise ValueError(

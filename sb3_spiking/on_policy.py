@@ -124,8 +124,8 @@ class SpikingActorCritic(CheckedInput, ScaledOptimizer, SpikingPolicyMixin):
         policy: Any = self
         dense: Any = super()
         # Before torch's distributions, which name neither weights nor remedy.
-        readout = policy.action_net._parameters  # `nn.Module.__getattr__` takes its time
-        check_finite_output(policy, latent_pi, readout["weight"], readout["bias"])
+        readout = policy.action_net
+        check_finite_output(policy, latent_pi, readout.weight, readout.bias)
         return dense._get_action_dist_from_latent(latent_pi)
 
     def _make_optimizer(self, lr_schedule: Schedule) -> None:

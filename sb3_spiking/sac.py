@@ -10,6 +10,7 @@ from stable_baselines3.sac.policies import SACPolicy
 from sb3_spiking.actors import SpikingGaussianActor, SpikingSACActor
 from sb3_spiking.critics import make_continuous_critic
 from sb3_spiking.event_driven import Decision
+from sb3_spiking.faults import all_finite
 from sb3_spiking.mixin import DictInput, ImageInput, SpikingPolicyMixin
 
 
@@ -29,6 +30,8 @@ class SpikingGaussianPolicy(SpikingPolicyMixin):
         actor = self.actor
         if not deterministic or actor.use_sde:
             return None
+        if not all(map(all_finite, actor.log_std.parameters())):
+            return None  # the batched network names what is broken, though it does not draw here
         return Decision(actor.latent_pi, actor.mu, actor.features_extractor, "squash")
 
     def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> Any:

@@ -60,7 +60,7 @@ def _usable(kernel: Kernel, device: str) -> Kernel:
 
 @cache
 def _imports(package: str) -> bool:
-    """Whether an optional package works; broken (numba with a numpy too new) is as good as missing."""
+    """Whether an optional package imports; a broken one is as good as a missing one."""
     try:
         importlib.import_module(package)
     except Exception as error:

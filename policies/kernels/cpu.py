@@ -1,5 +1,7 @@
 """The compiled loops of `kernels.numba_neuron` behind PyTorch tensors; CPU, float32 state."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -14,6 +16,8 @@ _ONE = {
     torch.bfloat16: loops.BF16_ONE,
     torch.int8: np.int8(1),
 }
+# Whatever torch's defaults are.
+_FLOAT: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}
 _KINDS = {"rectangle": loops.RECTANGLE, "triangle": loops.TRIANGLE, "arctan": loops.ARCTAN}
 
 
@@ -24,7 +28,7 @@ def encode(
     dtype: torch.dtype,
 ) -> Tensor:
     """See `NeuronKernel.encode`."""
-    spikes = torch.empty(spike_steps, *activation.shape, dtype=dtype)
+    spikes = activation.new_empty(spike_steps, *activation.shape, dtype=dtype)
     loops.integrate(
         as_array(activation.contiguous()),
         np.float32(v_threshold),
@@ -43,12 +47,12 @@ def forward(
 ) -> Pass:
     """See `NeuronKernel.forward`."""
     _, batch, size = shape
-    spikes = torch.empty(shape, dtype=dtype)
+    spikes = torch.empty(shape, dtype=dtype, device="cpu")
     # Backward computes the membranes anew, from currents: less memory to write and to read. Sums of
     # integers lie in scratch memory, and are kept as complete currents.
     recombined = keep and currents.scale is not None
-    complete = torch.empty(shape if recombined else (0, batch, size))
-    v = torch.empty(batch, size)
+    complete = torch.empty(shape if recombined else (0, batch, size), **_FLOAT)
+    v = torch.empty(batch, size, **_FLOAT)
     loops.forward(
         as_array(currents.x),
         as_array(_or_nothing(currents.scale)),
@@ -75,12 +79,16 @@ def backward(
 ) -> Gradients:
     """See `NeuronKernel.backward`."""
     grad = scratch("currents' gradient", tuple(saved.shape), dtype, saved.device)
-    summed = torch.empty(saved.shape[1:] if weights is not None else (0, 0), dtype=dtype)
+    summed = torch.empty(
+        saved.shape[1:] if weights is not None else (0, 0), dtype=dtype, device="cpu"
+    )
     grad_bias = torch.empty_like(bias)
     surrogate = neurons.surrogate
     kind = _KINDS.get(surrogate.name, loops.GIVEN)
     # An exponential is not vectorized here: PyTorch's is.
-    slopes = _slopes(saved, bias, neurons) if kind == loops.GIVEN else torch.empty(0, 0, 0)
+    slopes = (
+        _slopes(saved, bias, neurons) if kind == loops.GIVEN else torch.empty(0, 0, 0, **_FLOAT)
+    )
     loops.backward(
         as_array(saved.flatten(0, 1)),
         as_array(bias),
@@ -100,7 +108,7 @@ def backward(
 
 def _slopes(saved: Tensor, bias: Tensor, neurons: Neurons) -> Tensor:
     """The surrogate's derivative at each step, [T, B, N]."""
-    v_seq = torch.empty(saved.shape)
+    v_seq = torch.empty(saved.shape, **_FLOAT)
     loops.membranes(
         as_array(saved.flatten(0, 1)), as_array(bias), *_settings(neurons), as_array(v_seq)
     )
@@ -108,7 +116,7 @@ def _slopes(saved: Tensor, bias: Tensor, neurons: Neurons) -> Tensor:
 
 
 def _or_nothing(x: Tensor | None) -> Tensor:
-    return torch.empty(0) if x is None else x
+    return torch.empty(0, **_FLOAT) if x is None else x
 
 
 def _settings(neurons: Neurons) -> tuple[np.float32, np.float32, np.float32, int]:

@@ -13,7 +13,7 @@ class _Responses(torch.autograd.Function):
         from policies.kernels.numba_fields import exponents
 
         obs = obs.contiguous()
-        out = torch.empty(len(obs), fields.numel())
+        out = obs.new_empty(len(obs), fields.numel())
         exponents(
             obs.numpy(),
             fields.detach().reshape(-1).numpy(),
@@ -33,7 +33,7 @@ class _Responses(torch.autograd.Function):
 
         refuse_second_derivative()
         obs, fields, widths, response = ctx.saved_tensors
-        of_obs, of_fields, of_widths = (torch.empty(x.shape) for x in (obs, fields, widths))
+        of_obs, of_fields, of_widths = (x.new_empty(x.shape) for x in (obs, fields, widths))
         gradients(
             obs.numpy(),
             fields.reshape(-1).numpy(),

@@ -15,6 +15,7 @@ def looked_at(modules: Iterable[nn.Module]) -> bool:
         global_hooks._global_forward_hooks
         or global_hooks._global_forward_pre_hooks
         or global_hooks._global_backward_hooks
+        or global_hooks._global_backward_pre_hooks
     ):
         return True
     for module in modules:

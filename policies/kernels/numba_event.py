@@ -151,6 +151,7 @@ def distances(
         for f in range(size):
             z = obs[b, f]
             if mean.shape[0] > 0:
+                sound &= bool(np.isfinite(z + mean[f] + var[f]))
                 z = (z - mean[f]) / np.sqrt(var[f] + eps)
                 sound &= bool(np.isfinite(z))
                 z = min(max(z, -clip), clip)

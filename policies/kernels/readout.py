@@ -1,7 +1,7 @@
 """Population activity times readout weights, the same bits in any order of addition.
 
 Weights become integers with one power of two as scale for each action, spikes are counted, and the
-sum of counts times integers is exact. A weight is off by at most 2^-30 of its action's largest.
+sum of counts times integers is exact. A weight is off by at most 2^-29 of its action's largest.
 """
 
 from typing import Any, cast
@@ -29,7 +29,7 @@ class _ExactRead(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, populations: Tensor, weight: Tensor, steps: int) -> Tensor:
         ctx.save_for_backward(populations, weight)
-        none = torch.zeros(len(weight))
+        none = torch.zeros_like(weight[:, 0])
         compiled = compiled_read(populations.flatten(1), weight, none, 0.0, steps)
         if compiled is not None:
             return compiled
@@ -67,7 +67,7 @@ def compiled_read(
 
     # The counts, whose division by `steps` has rounded.
     counts = np.rint(activity.detach().numpy() * np.float32(steps))
-    values = torch.empty(len(counts), len(weight))
+    values = torch.empty(len(counts), len(weight), dtype=torch.float32, device="cpu")
     weights, biases = weight.detach().numpy(), bias.detach().numpy()
     read(counts, weights, biases, np.float32(bias_gain), steps, True, values.numpy())
     return values

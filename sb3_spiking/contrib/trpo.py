@@ -1,6 +1,7 @@
 """Spiking policies for TRPO."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from sb3_spiking.mixin import DictInput, ImageInput
@@ -16,7 +17,10 @@ class SpikingTRPOPolicy(SpikingActorCriticPolicy):
     differentiates twice, so `kernel` is "torch".
     """
 
-    default_options: ClassVar[Mapping[str, Any]] = {"normalize_obs": "bounds", "kernel": "torch"}
+    default_options: ClassVar[Mapping[str, Any]] = {"normalize_obs": "bounds"}
+
+    def _adapt_options(self, options: SpikingOptions) -> SpikingOptions:
+        return replace(options, kernel="torch") if options.kernel == "auto" else options
 
     def _check_options(self, options: SpikingOptions) -> None:
         super()._check_options(options)

@@ -19,6 +19,7 @@ from policies.config import (
     PopulationActorConfig,
 )
 from policies.event_driven import EventDrivenActor, EventDrivenBody
+from policies.neurons import make_neuron
 from policies.value import ValueNetwork
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -203,6 +204,12 @@ def test_faults_are_marked(bad: float) -> None:
     with torch.no_grad():
         # The batched path tells the broken observation from the sound one.
         assert actor(broken).isnan().all(dim=1).tolist() == [False, True]
+    assert actor.normalizer is not None
+    for statistic in ("running_mean", "running_var"):
+        damaged = copy.deepcopy(actor)
+        with torch.no_grad():
+            damaged.get_buffer(f"normalizer.{statistic}")[1] = bad
+            assert damaged(obs).isnan().all(), statistic
     for name in ("encoder.std", "mlp.linears.1.weight", "mlp.linears.2.bias", "decoder.weight"):
         damaged = copy.deepcopy(actor)
         with torch.no_grad():
@@ -244,3 +251,122 @@ def test_strided_and_double_observations() -> None:
         assert torch.equal(actor(obs[::2]), expected[::2])
         assert torch.equal(actor(obs.t().contiguous().t()), expected)
         assert torch.equal(actor(obs.double()), expected)
+
+
+def test_it_follows_views_and_shapes() -> None:
+    """Other memory, or the same memory read otherwise."""
+    actor, obs = make(hidden_sizes=(16, 16)), observations(3)
+    first, second, third = (layer for layer in actor.mlp.layers())
+
+    def transpose() -> None:
+        second.weight.data = second.weight.data.t()
+
+    def shrink() -> None:
+        second.weight.data, second.bias.data = second.weight.data[:9], second.bias.data[:9]
+        third.weight.data = third.weight.data[:, :9]
+
+    def expand() -> None:
+        first.weight.data = torch.full((1, 1), 0.02).expand(16, 60)
+
+    with torch.no_grad():
+        actor(obs)
+        for change in (transpose, shrink, expand):
+            change()
+            assert torch.equal(actor(obs), batched(actor, obs)), change.__name__
+            assert torch.equal(actor(obs), batched(actor, obs)), change.__name__
+
+
+def test_it_follows_settings() -> None:
+    actor, obs = make(), observations(3)
+    neurons: Any = actor.mlp.neurons
+    assert actor.normalizer is not None
+    with torch.no_grad():
+        before = actor(obs)
+        for neuron in neurons:
+            neuron.config = CurrentLIFConfig(v_threshold=0.3)
+        after = actor(obs)
+        assert not torch.equal(after, before)
+        assert torch.equal(after, batched(actor, obs))
+        actor.normalizer.clip = 1.0
+        assert not torch.equal(actor(obs), after)
+        assert torch.equal(actor(obs), batched(actor, obs))
+
+
+def test_layers_with_neurons_of_their_own() -> None:
+    actor, obs = make(), observations(3)
+    actor.mlp.neurons[1] = make_neuron(CurrentLIFConfig(v_threshold=0.2))
+    plain = copy.deepcopy(actor)
+    plain.mlp.kernel = "torch"
+    with torch.no_grad():
+        assert torch.equal(actor(obs), plain(obs))
+        assert torch.equal(batched(actor, obs), batched(plain, obs))
+
+
+def test_other_layers_run_as_they_are() -> None:
+    actor, obs = make(), observations(30)
+    old = actor.mlp.linears[1]
+    assert isinstance(old, torch.nn.Linear)
+    replaced = torch.nn.Linear(old.in_features, old.out_features)
+    replaced.load_state_dict(old.state_dict())
+    with torch.no_grad():
+        expected = actor(obs)
+        actor.mlp.linears[1] = replaced
+        assert float((actor(obs) - expected).abs().median()) < 1e-5
+        assert actor(obs[:2]).shape == (2, 3)
+
+
+def test_parameters_elsewhere() -> None:
+    """Observations may be on the CPU while the network is not."""
+    actor = make().to("meta")
+    with torch.no_grad():
+        assert actor.by_events(observations(1), True) is None
+
+
+def test_hooks_on_what_stands_around_it() -> None:
+    actor, obs = make(), observations(2)
+    seen: list[str] = []
+    for name in ("normalizer", "encoder", "decoder", "mlp"):
+        actor.get_submodule(name).register_forward_hook(lambda *_, name=name: seen.append(name))
+    with torch.no_grad():
+        actor(obs)
+    assert sorted(seen) == ["decoder", "encoder", "mlp", "normalizer"]
+
+
+def test_bf16_weights_are_rounded() -> None:
+    actor, obs = make(matmul="bf16"), observations()
+    rounded = copy.deepcopy(actor)
+    with torch.no_grad():
+        for layer in rounded.mlp.layers():
+            layer.weight.copy_(layer.weight.bfloat16())
+    ours, same = EventDrivenActor(actor)(obs.numpy()), EventDrivenActor(rounded)(obs.numpy())
+    assert np.array_equal(ours, same)
+    other = copy.deepcopy(rounded)
+    other.mlp.matmul = "float32"
+    assert not np.array_equal(ours, EventDrivenActor(make(matmul="float32"))(obs.numpy()))
+
+
+def test_sums_beyond_int32() -> None:
+    """All of 1,500 neurons fire with weights of one sign, next to a power of two."""
+    actor = make(hidden_sizes=(1500,), squash=False)
+    with torch.no_grad():
+        actor.mlp.layers()[0].bias.fill_(5.0)
+        weight = actor.mlp.layers()[1].weight
+        weight.copy_(1.9 + 0.05 * torch.rand_like(weight))
+        weight.mul_(torch.where(torch.arange(len(weight)) % 2 == 0, 1e-3, -1e-3)[:, None])
+        obs = observations(3)
+        assert torch.equal(actor(obs), batched(actor, obs))
+        assert actor.mlp.layers()[1].cached(weight).scale.dtype == torch.float64
+
+
+def test_defaults_of_torch_do_not_matter() -> None:
+    actor, obs = make(), observations(30)
+    with torch.no_grad():
+        expected, few = actor(obs), actor(obs[:2])
+        torch.set_default_dtype(torch.float64)
+        try:
+            assert torch.equal(actor(obs), expected)
+            assert torch.equal(actor(obs[:2]), few)
+        finally:
+            torch.set_default_dtype(torch.float32)
+    actor(obs).sum().backward()
+    assert actor.encoder.mean.grad is not None

@@ -72,6 +72,7 @@ def test_currents_are_float64_sums_rounded_once(inputs: int) -> None:
     # Some sums of whole rows leave int32.
     w[:2] = w[:2].sign() * (1.0 + torch.rand(2, inputs) * 0.9)
     s[:2] = (w[:2] > 0).float()
+    w[2], s[2] = 1.9, 1.0
     expected = (s.double() @ held(w).t()).float() + bias
     cached = matmul.WeightCache()
     ours = matmul.spike_linear(s, w, bias, "exact", cached)
@@ -125,7 +126,7 @@ def test_the_cache_sees_every_change() -> None:
     w.data = weights(4, 6, seed=1)
     assert torch.equal(cached(w).parts, matmul.split(w).parts)
     for other in (copy.deepcopy(cached), pickle.loads(pickle.dumps(cached))):
-        assert other._split is None
+        assert other._entry is None
 
 
 @pytest.mark.parametrize("arithmetic", ["float32", "exact", "bf16"])
@@ -205,3 +206,46 @@ def test_published_actor_has_no_flip_against_float64() -> None:
     _, rounded = Recorder(actor, "bf16")(obs)
     assert torch.equal(ours, reference)
     assert 1e-4 < float((rounded != ours).float().mean()) < 1e-2
+
+
+def test_the_cache_is_whole_after_an_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
+    w = weights(4, 6)
+    cached = matmul.WeightCache()
+    cached(w)
+    w.mul_(3.0)
+
+    def interrupted(_weight: Tensor) -> matmul.SplitWeight:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(matmul, "_compiled_split", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            cached(w)
+    assert torch.equal(cached(w).scale, matmul.split(w).scale)
+
+
+def test_scratch_memory_belongs_to_a_thread() -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    from policies.kernels.scratch import scratch
+
+    cpu = torch.device("cpu")
+
+    def address() -> int:
+        return scratch("a test", (8,), torch.float32, cpu).data_ptr()
+
+    here = address()
+    assert address() == here
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(address).result() != here
+
+
+def test_scratch_memory_from_inference_mode_serves_elsewhere() -> None:
+    torch.manual_seed(0)
+    actor = PopulationActor(3, 2, PopulationActorConfig(hidden_sizes=(777,))).eval()
+    obs = torch.randn(40, 3)
+    with torch.inference_mode():
+        expected = actor(obs).clone()
+    out = actor(obs)
+    out.sum().backward()
+    assert torch.equal(out, expected)

@@ -7,16 +7,20 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
 from sb3_contrib import QRDQN, TQC, TRPO, CrossQ, MaskablePPO, RecurrentPPO
 from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
 from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from torch.nn.utils import prune
 
 import sb3_spiking  # noqa: F401  # registers
 from policies import actor as actor_module
 from policies.kernels import choice
 from sb3_spiking import event_driven, mixin
+from sb3_spiking.td3 import SpikingTD3Policy
 
 NET = {"net_arch": [24, 16]}
 
@@ -255,3 +259,83 @@ def test_the_kernel_is_logged(caplog: pytest.LogCaptureFixture) -> None:
             model.predict(np.zeros((40, 5), np.float32))
     messages = [record.message for record in caplog.records]
     assert messages == ["spiking kernel on cpu: numba (asked for: auto)"]
+
+
+def test_statistics_that_wait_are_taken_in() -> None:
+    """PPO's normalizer learns between updates; the last ones wait for the next decision."""
+    model = PPO("SpikingPopPolicy", Env(BOX), n_steps=64, policy_kwargs=dict(NET), seed=0)
+    model.learn(128)
+    frozen = model.policy.to_event_driven()  # type: ignore[operator]  # SB3's type of `policy`
+    observations = np.random.default_rng(0).normal(size=(20, 5)).astype(np.float32) * 3
+    for obs in observations:
+        assert np.array_equal(frozen.predict(obs)[0], model.predict(obs, deterministic=True)[0])
+
+
+def test_compiled_parts_of_a_policy() -> None:
+    model = make(SAC, BOX)
+    model.policy.critic = torch.compile(model.policy.critic, backend="eager")
+    obs = np.ones(5, np.float32)
+    for _ in range(2):
+        assert model.predict(obs, deterministic=True)[0].shape == (3,)
+
+
+def test_a_pruned_readout() -> None:
+    model = make(PPO, BOX)
+    prune.l1_unstructured(model.policy.action_net, "weight", 0.5)
+    obs = np.ones(5, np.float32)
+    action = model.predict(obs, deterministic=True)[0]
+    assert np.array_equal(model.predict(np.tile(obs, (40, 1)), deterministic=True)[0][0], action)
+
+
+class Zero(SpikingTD3Policy):
+    """A user's policy that decides in its own way."""
+
+    def _predict(self, observation: Any, deterministic: bool = False) -> torch.Tensor:
+        return torch.zeros(len(observation), 3)
+
+
+def test_overrides_are_obeyed() -> None:
+    model = TD3(Zero, Env(BOX), policy_kwargs=dict(NET))
+    middle = (BOX.low + BOX.high) / 2
+    np.testing.assert_allclose(model.predict(np.ones(5, np.float32))[0], middle)
+
+
+def test_mistakes_that_sb3_explains() -> None:
+    model = make(TD3, BOX)
+    frozen = model.policy.to_event_driven()
+    obs = np.ones(5, np.float32)
+    with pytest.raises(ValueError, match="You have passed a tuple"):
+        model.predict((obs, {}))
+    for policy in (model, frozen):
+        with pytest.raises((TypeError, ValueError)):
+            policy.predict(np.array(["1", "2", "3", "4", "5"]))
+
+
+class Dropping(BaseFeaturesExtractor):
+    """An extractor that draws in training mode."""
+
+    def __init__(self, space: spaces.Box) -> None:
+        super().__init__(space, 5)
+        self.drop = torch.nn.Dropout(0.5)
+
+    def forward(self, obs: torch.Tensor) -> torch.Tensor:
+        dropped: torch.Tensor = self.drop(obs)
+        return dropped
+
+
+def test_an_extractor_in_evaluation_mode() -> None:
+    options = {**NET, "features_extractor_class": Dropping}
+    model = PPO("SpikingPopPolicy", Env(BOX), policy_kwargs=options, seed=0)
+    model.policy.set_training_mode(True)
+    frozen = model.policy.to_event_driven()  # type: ignore[operator]  # SB3's type of `policy`
+    obs = np.ones(5, np.float32)
+    assert len({frozen.predict(obs)[0].tobytes() for _ in range(5)}) == 1
+    assert np.array_equal(frozen.predict(obs)[0], model.predict(obs, deterministic=True)[0])
+
+
+def test_trpo_chooses_its_kernel() -> None:
+    model = TRPO("SpikingPopPolicy", Env(BOX), policy_kwargs={**NET, "kernel": "auto"})
+    body: Any = model.policy.mlp_extractor.policy_net
+    assert body.config.kernel == "torch"
+    with pytest.raises(ValueError, match=r"differentiates the policy twice.*'fused'"):
+        TRPO("SpikingPopPolicy", Env(BOX), policy_kwargs={**NET, "kernel": "fused"})
