@@ -73,6 +73,8 @@ class IncrementalWrapper:
         steps = algo.config.context_size
         keep = max(1, steps // 2) if keep is None else keep
         check_count("keep", keep)
+        if keep > steps == 1:
+            raise ValueError(f"keep must be 1 where the context is one step, got {keep}")
         if keep >= steps > 1:
             raise ValueError(
                 f"keep must be below the context of {steps} steps, got {keep}; half of it is a "
@@ -111,32 +113,50 @@ class IncrementalWrapper:
             reward: reward of the last step.
 
         Raises:
-            ValueError: if an input is NaN or infinite.
+            ValueError: if the observation has another shape, an input is NaN or infinite, or the
+                network's weights are.
         """
+        self._check(x, reward)
         if len(self._transformer) == self._transformer.config.context or self._single:
             self._slide()
         step = self._step(x, reward)
         tokens = self._network.step_tokens(step)
-        if not bool(tokens.isfinite().all()):
-            raise ValueError(
-                "the observation and the reward must be finite, got NaN or infinity; check the "
-                "environment and the target return"
-            )
-        self._kept.append(step)
+        _check_result(tokens)
         for token in tokens:
             if len(self._transformer) == self._transformer.config.context:
                 self._slide()  # the last action has filled the context
             hidden = self._transformer.append(token)
+        self._kept.append(step)
         values = self._network.read(hidden)
+        _check_result(values)
         scaler = self._algo.config.action_scaler
         if scaler is not None and not self._discrete:
             values = scaler.reverse_transform(values)
         action = self._action_sampler(values.cpu().numpy())
-        self._action = action
+        # A copy: the caller may write into the one that it gets.
+        self._action = np.array(action, np.float32)
         self._return_rest -= reward
         self._timestep_before = self._timestep
         self._timestep = min(self._timestep + 1, self._algo.config.max_timestep)
         return action
+
+    def _check(self, x: Observation, reward: float) -> None:
+        shape = self._algo.impl.observation_shape
+        several = len(shape) > 0 and isinstance(shape[0], list | tuple)
+        expected = [tuple(s) for s in shape] if several else [tuple(shape)]
+        parts = list(x) if several else [x]
+        found = [tuple(np.shape(part)) for part in parts]
+        if found != expected:
+            raise ValueError(
+                f"the observation must have the shape {shape} that the network was built for, "
+                f"without batch axis, got {found if several else found[0]}"
+            )
+        numbers = [*parts, self._return_rest - reward]
+        if not all(np.isfinite(np.asarray(part)).all() for part in numbers):
+            raise ValueError(
+                "the observation and the reward must be finite, got NaN or infinity; check the "
+                "environment and the target return"
+            )
 
     def _slide(self) -> None:
         """Give up the oldest steps; the first of the others is a first one, with no action before.
@@ -172,12 +192,21 @@ class IncrementalWrapper:
     def _last_action(self, device: str) -> Tensor | None:
         if self._action is None:
             return None
-        row = np.atleast_1d(np.asarray(self._action, np.float32))
+        row = np.atleast_1d(self._action)
         action: Tensor = convert_to_torch(row, device)
         scaler = self._algo.config.action_scaler
         if scaler is not None and not self._discrete:
             action = scaler.transform(action)
         return action
+
+
+def _check_result(x: Tensor) -> None:
+    """Raise ValueError where finite inputs have given NaN or infinity."""
+    if not bool(x.isfinite().all()):
+        raise ValueError(
+            "the network gives NaN for a finite input: its weights are broken; load an earlier "
+            "checkpoint, and lower the learning rate or clip the gradient"
+        )
 
 
 def _identity() -> TransformerActionSampler:

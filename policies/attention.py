@@ -41,6 +41,13 @@ def _merge(x: Tensor) -> Tensor:
     return x.transpose(2, 3).flatten(3)
 
 
+def carry_faults(fault: Tensor, valid: Tensor | None) -> Tensor:
+    """Marks [B, L, 1] of keys and values, carried to every token that may attend to them."""
+    if valid is not None:
+        fault = torch.where(valid[..., None] > 0, fault, 0.0)
+    return fault.cumsum(dim=1)
+
+
 def visible(length: int, valid: Tensor | None, like: Tensor) -> Tensor:
     """1 where query i may see key j, [1 or B, 1, L, L]."""
     causal = torch.ones(length, length, dtype=like.dtype, device=like.device).tril()

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from policies.config import LIFConfig
 from policies.fused_layers import Emitted, neuron_inputs
+from policies.kernels.stack import refuse_second_derivative
 
 
 def positional_lif(qkv: Tensor, valid: Tensor | None, weight: Tensor, neuron: LIFConfig) -> Emitted:
@@ -48,11 +49,11 @@ class _PositionalLIF(torch.autograd.Function):
         return spikes, mark, rates
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor, Tensor, None, None]:
         from policies.kernels import pssa_lif
         from policies.kernels.bits import as_array
 
+        refuse_second_derivative()
         qkv, weight, seen = ctx.saved_tensors
         length = qkv.shape[2]
         grad_qkv = torch.empty_like(qkv)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from policies.config import LIFConfig
+from policies.kernels.stack import refuse_second_derivative
 from policies.normalization import PTBN, Folded, TdBN, TdLN
 from policies.surrogate import SURROGATES
 
@@ -91,6 +92,7 @@ class _Plan:
     spike_dtype: torch.dtype
     valid: Tensor | None
     fault: Tensor | None
+    mask: Tensor | None
 
     @property
     def spike_entry(self) -> type:
@@ -113,6 +115,7 @@ def normed_lif(
     valid: Tensor | None = None,
     residual: Tensor | None = None,
     fault: Tensor | None = None,
+    mask: Tensor | None = None,
 ) -> Emitted:
     """Norm, residual stream and neurons, each of them only where it is given.
 
@@ -125,8 +128,9 @@ def normed_lif(
         valid: [B, L], which tokens batch statistics see; None: all.
         residual: [T, B, L, N], added to the currents, which are then kept.
         fault: [B, L, 1], added to the currents where there is a residual.
+        mask: of dropout, [T, B, L, N]: currents are multiplied by it before they join the residual.
     """
-    plan = _Plan(norm, neuron, spike_dtype, valid, fault)
+    plan = _Plan(norm, neuron, spike_dtype, valid, fault, mask)
     affine = (norm.gain, norm.shift, norm.layer_gain, norm.layer_shift) if norm else (None,) * 4
     out = _NormedLIF.apply(y, bias, residual, plan, *affine)  # type: ignore[no-untyped-call]
     return Emitted(*cast(tuple[Tensor, Tensor, Tensor, Tensor], out))
@@ -178,11 +182,12 @@ class _NormedLIF(torch.autograd.Function):
         shape = rows[:2] if norm.layer != 0.0 else (0, 0)
         layer_stats = np.empty((*shape, norm.segments, 2), np.float32)
         kernels.forward(
-            flat(y, rows), flat(residual, rows), fault, params, norm, layer_stats,
-            plan.neuron_inputs, plan.neuron is not None, flat(current, rows),
+            flat(y, rows), flat(residual, rows), flat(plan.mask, rows), fault, params, norm,
+            layer_stats, plan.neuron_inputs, plan.neuron is not None, flat(current, rows),
             flat(spikes, rows, plan.spike_entry), mark.view(-1).numpy(), counts,
         )  # fmt: skip
-        ctx.save_for_backward(y, current)
+        # Gains are saved to be watched: changed in place before backward, they raise.
+        ctx.save_for_backward(y, current, affine[0], affine[2])
         ctx.plan, ctx.norm, ctx.params, ctx.statistics = plan, norm, params, statistics
         ctx.valid, ctx.layer_stats = valid, layer_stats
         ctx.has = (bias is not None, residual is not None)
@@ -191,11 +196,11 @@ class _NormedLIF(torch.autograd.Function):
         return spikes, current, mark, rates
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
         from policies.kernels import normed_lif as kernels
 
-        y, current = ctx.saved_tensors
+        refuse_second_derivative()
+        y, current = ctx.saved_tensors[:2]
         plan, norm = ctx.plan, ctx.norm
         steps, batch, length, features = y.shape
         rows = (steps, batch * length, features)
@@ -203,13 +208,15 @@ class _NormedLIF(torch.autograd.Function):
         fires = plan.neuron is not None and grad_spikes is not None
         # The residual stream's gradient is float32.
         grad = torch.empty(y.shape, dtype=torch.float32 if ctx.has[1] else y.dtype)
+        grad_stream = None if plan.mask is None else torch.empty(y.shape)
         sums = np.zeros((3, features))
         kernels.backward_neurons(
             flat(y, rows), flat(current, rows), ctx.params, norm, ctx.layer_stats,
             plan.neuron_inputs, fires, flat(grad_spikes, rows, plan.spike_entry),
-            flat(grad_current, rows), flat(grad, rows), sums,
+            flat(grad_current, rows), flat(plan.mask, rows), flat(grad_stream, rows),
+            flat(grad, rows), sums,
         )  # fmt: skip
-        grad_residual = grad if ctx.has[1] else None
+        grad_residual = grad if ctx.has[1] and grad_stream is None else grad_stream
         if plan.norm is None:
             grad_bias = torch.from_numpy(sums[0]).float() if ctx.has[0] else None
             return grad.to(y.dtype), grad_bias, grad_residual, None, *(None,) * 4
@@ -229,6 +236,9 @@ class _NormedLIF(torch.autograd.Function):
             batch_grads = (_tensor(norm.batch * rstd * sums[1]), _tensor(norm.batch * sums[0]))
         if inputs.layer_gain is not None:
             layer_grads = (_tensor(norm.layer * sums[2]), _tensor(norm.layer * sums[0]))
+        if not np.isfinite(count):
+            # Running statistics do not move with the bias, as those of a batch do.
+            bias_sum[0] += scale * sums[0]
         grad_bias = _tensor(bias_sum[0]) if ctx.has[0] else None
         return grad_y, grad_bias, grad_residual, None, *batch_grads, *layer_grads
 

@@ -10,22 +10,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from policies.attention import PositionalAttention
+from policies.attention import PositionalAttention, carry_faults
 from policies.fused_attention import positional_lif
+from policies.fused_guard import trains_as_built
 from policies.fused_layers import Emitted, join, norm_inputs, normed_lif
 from policies.kernels.choice import pick
 from policies.kernels.guard import transformed
-from policies.neurons import LIF
-from policies.normalization import PTBN, TdBN, TdLN
-from policies.rates import only_rates, report
-from policies.surrogate import Surrogate
+from policies.rates import report
 
 
 def runs_fused(transformer: Any, x: Tensor, theta: float | Tensor) -> bool:
     """Whether the compiled layers can run: numba, float32, training, and nothing that looks inside.
 
-    The other variant of PTBN, folded networks and dropout on the residual stream take the plain
-    operations, as do traced graphs and modules with hooks.
+    The other variant of PTBN, folded networks and whatever `fused_guard` finds changed take the
+    plain operations, as do traced graphs, modules with hooks, empty batches and a single number per
+    feature, which plain batch norm refuses.
     """
     config = transformer.config
     return (
@@ -33,28 +32,10 @@ def runs_fused(transformer: Any, x: Tensor, theta: float | Tensor) -> bool:
         and not transformed(x.device)  # first: a tracer or compiler sees no more than this
         and x.dtype == torch.float32
         and pick(config.kernel, x.device) == "numba"
-        and not config.advanced_norm
-        and config.resid_dropout == 0.0
+        and config.spike_steps * x.shape[0] * x.shape[1] > 1
         and not (isinstance(theta, Tensor) and theta.requires_grad)
-        and _plain_modules(transformer)
+        and trains_as_built(transformer)
     )
-
-
-def _plain_modules(transformer: nn.Module) -> bool:
-    for module in transformer.modules():
-        if isinstance(module, LIF) and not isinstance(module.spike_fn, Surrogate):
-            return False
-        if isinstance(module, nn.Linear) and type(module.weight) is not nn.Parameter:
-            return False  # pruned or reparametrized
-    if any(type(norm) not in (PTBN, TdBN, TdLN) for norm in _norms(transformer)):
-        return False
-    floats = all(p.dtype == torch.float32 for p in transformer.parameters())
-    return floats and only_rates(transformer)
-
-
-def _norms(transformer: Any) -> list[nn.Module]:
-    named = transformer.named_modules()
-    return [module for name, module in named if name.rsplit(".", 1)[-1] == "norm"]
 
 
 class FusedPass:
@@ -112,7 +93,7 @@ class FusedPass:
         return out
 
     def _join_stream(
-        self, x_seq: Tensor, spikes: Tensor, layer: Any, fault: Tensor, neuron: Any
+        self, x_seq: Tensor, spikes: Tensor, layer: Any, fault: Tensor, dropout: Any, neuron: Any
     ) -> tuple[Tensor, Tensor, Tensor]:
         """A branch's end: its output joins the residual stream, which the next neurons read."""
         y, bias = self._matmul(spikes, layer.linear)
@@ -120,7 +101,7 @@ class FusedPass:
         config = None if neuron is None else neuron.config
         out = normed_lif(
             y, bias, norm, config, self.spike_dtype,
-            valid=self.statistics_of, residual=x_seq, fault=fault,
+            valid=self.statistics_of, residual=x_seq, fault=fault, mask=_mask(dropout, x_seq),
         )  # fmt: skip
         if neuron is not None:
             report(neuron, out.rates[0])
@@ -132,8 +113,9 @@ class FusedPass:
         branch = block.attention
         qkv = self._layers(spikes, branch.query, branch.key, branch.value)
         mixed, fault_mix = self._mix(branch, qkv.spikes)
-        fault = qkv.fault + fault_mix + _seen(fault + qkv.fault, self.valid) + fault
-        return self._join_stream(x_seq, mixed, branch.out, fault, block.mlp.input_neuron)
+        fault = qkv.fault + fault_mix + carry_faults(fault + qkv.fault, self.valid) + fault
+        following = block.mlp.input_neuron
+        return self._join_stream(x_seq, mixed, branch.out, fault, block.dropout, following)
 
     def _mix(self, branch: Any, qkv: Tensor) -> tuple[Tensor, Tensor]:
         neuron = branch.mix_neuron
@@ -150,11 +132,13 @@ class FusedPass:
         self, block: Any, x_seq: Tensor, spikes: Tensor, fault: Tensor, following: Any
     ) -> tuple[Tensor, Tensor, Tensor]:
         up = self._layers(spikes, block.mlp.up)
-        return self._join_stream(x_seq, up.spikes, block.mlp.down, fault + up.fault, following)
+        fault = fault + up.fault
+        return self._join_stream(x_seq, up.spikes, block.mlp.down, fault, block.dropout, following)
 
 
-def _seen(fault: Tensor, valid: Tensor | None) -> Tensor:
-    """Marks [B, L, 1] of keys and values, carried to every token that may attend to them."""
-    if valid is not None:
-        fault = torch.where(valid[..., None] > 0, fault, 0.0)
-    return fault.cumsum(dim=1)
+def _mask(dropout: nn.Dropout, like: Tensor) -> Tensor | None:
+    """Factors of a branch, or None where nothing is dropped; drawn as the module draws them."""
+    if not dropout.training or dropout.p == 0.0:
+        return None
+    out: Tensor = dropout(torch.ones(like.shape, device=like.device))
+    return out

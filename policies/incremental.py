@@ -21,14 +21,15 @@ cannot be cached. At keep = context / 2 the extra work is one more token for eac
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from policies.attention import PositionalAttention, SoftmaxAttention, TemporalAttention
-from policies.config import check_count
+from policies.config import check_choice, check_count
+from policies.fused_guard import as_built
 from policies.incremental_torch import TorchCache
 from policies.kernels.choice import Kernel, pick
 from policies.normalization import Folded, TdLN, affine
@@ -42,10 +43,13 @@ class IncrementalTransformer:
         transformer: the network; it is neither changed nor watched: build anew after training.
         keep: tokens kept when the context is full, from 1 to context - 1; None: half of it.
         kernel: None: the config's. "numba" (CPU) compiles a whole token into one call; every other
-            choice runs the network's own modules.
+            choice runs the network's own modules, as do networks with replaced modules
+            (`policies.fused_guard`) and those that are not float32.
 
     Raises:
-        ValueError: if keep is out of range, or a weight is not finite.
+        TypeError: if the mixing of tokens is not one of `policies.attention`.
+        ValueError: if keep is out of range, kernel unknown, or a weight or running statistic not
+            finite.
     """
 
     def __init__(
@@ -57,19 +61,27 @@ class IncrementalTransformer:
         config = transformer.config
         keep = max(1, config.context // 2) if keep is None else keep
         check_count("keep", keep)
-        if keep >= config.context and config.context > 1:
+        if keep > config.context == 1:
+            raise ValueError(f"keep must be 1 where the context is one token, got {keep}")
+        if keep >= config.context > 1:
             raise ValueError(
                 f"keep must be below the context of {config.context} tokens, got {keep}: a full "
                 "context has to give up tokens; half of it is a good choice"
             )
-        if not all(bool(p.isfinite().all()) for p in transformer.parameters()):
-            raise ValueError(
-                "the transformer has weights that are NaN or infinite; load an earlier checkpoint"
-            )
+        if kernel is not None:
+            check_choice("kernel", kernel, get_args(Kernel))
+        for name, x in (*transformer.named_parameters(), *transformer.named_buffers()):
+            if not bool(x.isfinite().all()):
+                raise ValueError(
+                    f"the transformer has weights that are NaN or infinite (in {name}); load an "
+                    "earlier checkpoint"
+                )
         self.config = config
         self.keep = 0 if config.context == 1 else keep
-        device = next(transformer.parameters()).device
-        compiled = pick(config.kernel if kernel is None else kernel, device) == "numba"
+        # what tokens become: the weights' dtype and device
+        self._like = next(transformer.parameters()).detach()[:0]
+        picked = pick(config.kernel if kernel is None else kernel, self._like.device)
+        compiled = picked == "numba" and as_built(transformer)
         # The other variant of PTBN folds as well: in evaluation mode it is scale and shift.
         self.cache: Any = _NumbaCache(transformer) if compiled else TorchCache(transformer)
         self._tokens: list[Tensor] = []
@@ -87,20 +99,45 @@ class IncrementalTransformer:
     def append(self, token: Tensor) -> Tensor:
         """Output [D] for a new embedded token [D], as the newest of the context.
 
+        NaN where a membrane broke, as in the plain network.
+
         Raises:
+            TypeError: if the token is no tensor.
             ValueError: if the token has another shape, or is not finite.
         """
-        if token.shape != (self.config.width,):
-            raise ValueError(f"token must be [{self.config.width}], got {tuple(token.shape)}")
-        if not bool(token.isfinite().all()):
-            raise ValueError("token must be finite, got NaN or infinity")
+        self._check("token", token)
         if len(self._tokens) == self.config.context:
-            self.restart(self._tokens[len(self._tokens) - self.keep :])
+            self._restart(self._tokens[len(self._tokens) - self.keep :])
         return self._append(token)
 
     @torch.no_grad()
     def restart(self, tokens: Sequence[Tensor]) -> None:
-        """Begin anew with these tokens [D], fewer than the context has."""
+        """Begin anew with these tokens [D], at most as many as the context has.
+
+        Raises:
+            TypeError: if one is no tensor.
+            ValueError: if there are too many, or one has another shape or is not finite. The
+                context then stays as it was.
+        """
+        tokens = list(tokens)
+        if len(tokens) > self.config.context:
+            raise ValueError(
+                f"tokens must be at most {self.config.context}, the context, got {len(tokens)}; "
+                "pass the newest of them"
+            )
+        for i, token in enumerate(tokens):
+            self._check(f"tokens[{i}]", token)
+        self._restart(tokens)
+
+    def _check(self, name: str, token: Tensor) -> None:
+        if not isinstance(token, Tensor):
+            raise TypeError(f"{name} must be a torch.Tensor, got {type(token).__name__}")
+        if token.shape != (self.config.width,):
+            raise ValueError(f"{name} must be [{self.config.width}], got {tuple(token.shape)}")
+        if not bool(token.isfinite().all()):
+            raise ValueError(f"{name} must be finite, got NaN or infinity")
+
+    def _restart(self, tokens: Sequence[Tensor]) -> None:
         self.reset()
         for token in tokens:
             self._append(token)
@@ -112,7 +149,7 @@ class IncrementalTransformer:
 
     def _append(self, token: Tensor) -> Tensor:
         # A copy: the caller may write its next token into the same memory.
-        self._tokens.append(token.detach().clone())
+        self._tokens.append(token.detach().to(self._like, copy=True))
         out: Tensor = self.cache.append(self._tokens[-1], len(self._tokens) - 1)
         return out
 
@@ -155,12 +192,13 @@ class _NumbaCache:
             kind=kind,
             heads=config.num_heads,
         )
-        self.cache = kernels.Cache(*_caches(mix, config))
+        self.cache = kernels.Cache(*_caches(mix, config), np.zeros(config.num_layers, np.bool_))
         self._step = kernels.token_step
 
     def reset(self) -> None:
         """Forget every token."""
         self.cache.state[:] = 0.0
+        self.cache.broken[:] = False
 
     def append(self, token: Tensor, position: int) -> Tensor:
         """Output [D] for the token [D] at that position."""

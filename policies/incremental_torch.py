@@ -7,7 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from policies.attention import PositionalAttention, SoftmaxAttention, TemporalAttention, split_heads
+from policies.attention import (
+    PositionalAttention,
+    SoftmaxAttention,
+    StepAttention,
+    TemporalAttention,
+    split_heads,
+)
+from policies.transformer import fire
 
 
 class TorchCache:
@@ -15,30 +22,37 @@ class TorchCache:
 
     Args:
         transformer: a SpikingTransformer; it is copied.
+
+    Raises:
+        TypeError: if the mixing of tokens is none of `policies.attention`: what to keep is unknown.
     """
 
     def __init__(self, transformer: Any) -> None:
         self.transformer = copy.deepcopy(transformer).eval().requires_grad_(False)
         self.steps = self.transformer.config.spike_steps
         self.mixes: list[Any] = []
+        # of each block, NaN once a key's or value's membrane broke
+        self.broken: list[Tensor | float] = []
         self.reset()
 
     def reset(self) -> None:
         """Forget every token."""
         self.mixes = [_mixer(block.attention.mix) for block in self.transformer.blocks]
+        self.broken = [0.0] * len(self.mixes)
 
     def append(self, token: Tensor, position: int) -> Tensor:
         """Output [D] for the token [D] at that position."""
         # [D] -> [T, 1, 1, D]
         x_seq = token.expand(self.steps, 1, 1, -1)
-        for block, mixer in zip(self.transformer.blocks, self.mixes, strict=True):
+        for i, (block, mixer) in enumerate(zip(self.transformer.blocks, self.mixes, strict=True)):
             branch = block.attention
-            spikes, _ = branch.input_neuron(x_seq)
-            q, k, v = (
-                layer(spikes, 0.0, None)[0] for layer in (branch.query, branch.key, branch.value)
-            )
-            spikes, _ = branch.mix_neuron(mixer(q, k, v, position))
-            x_seq = x_seq + branch.out(spikes, 0.0, None)
+            spikes, fault = fire(branch.input_neuron, x_seq)
+            q, fault_q = branch.query(spikes, 0.0, None)
+            k, fault_k = branch.key(spikes, 0.0, None)
+            v, fault_v = branch.value(spikes, 0.0, None)
+            seen = self.broken[i] = self.broken[i] + fault + fault_k + fault_v
+            spikes, fault_mix = fire(branch.mix_neuron, mixer(q, k, v, position))
+            x_seq = x_seq + branch.out(spikes, 0.0, None) + (seen + fault_q + fault_mix)
             x_seq = x_seq + block.mlp(x_seq, 0.0, None)
         out: Tensor = self.transformer.norm(x_seq, 0.0, None).mean(dim=0)
         return out[0, 0]
@@ -94,8 +108,15 @@ class _Softmax:
 
 
 def _mixer(mix: nn.Module) -> Any:
-    if isinstance(mix, PositionalAttention):
-        return _Positional(mix)
-    if isinstance(mix, SoftmaxAttention):
-        return _Softmax(mix)
-    return _Linear(mix)
+    kinds = {
+        PositionalAttention: _Positional,
+        SoftmaxAttention: _Softmax,
+        StepAttention: _Linear,
+        TemporalAttention: _Linear,
+    }
+    if type(mix) not in kinds or "forward" in mix.__dict__:
+        raise TypeError(
+            f"attention by {type(mix).__name__} cannot be cached: the mixing of tokens must be one "
+            f"of {[kind.__name__ for kind in kinds]}; evaluate the whole context instead"
+        )
+    return kinds[type(mix)](mix)

@@ -112,7 +112,9 @@ class TdBN(nn.BatchNorm1d):
     @torch.no_grad()
     def follow(self, mean: Tensor, var: Tensor, n: Tensor) -> None:
         """Move the running statistics by a batch's: mean, unbiased variance, number of rows."""
-        momentum = 0.1 * (n > 0).to(mean.dtype)
+        share = self.momentum  # None, as in PyTorch: the mean of all batches
+        share = 1.0 / (int(self.num_batches_tracked) + 1) if share is None else share
+        momentum = share * (n > 0).to(mean.dtype)
         self.running_mean.lerp_(mean, momentum)
         self.running_var.lerp_(var, momentum)
         self.num_batches_tracked.add_(1)

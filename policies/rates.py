@@ -4,7 +4,8 @@ from collections.abc import MutableMapping
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.modules import module as global_hooks
+
+from policies.kernels.guard import looked_at
 
 
 class RateHook:
@@ -38,15 +39,11 @@ def report(neuron: nn.Module, rate: Tensor) -> None:
 
 def only_rates(module: nn.Module) -> bool:
     """Whether no hook but those for rates hangs on a module or on what it contains."""
-    if (
-        global_hooks._global_forward_hooks
-        or global_hooks._global_forward_pre_hooks
-        or global_hooks._global_backward_hooks
-    ):
+    if looked_at(part for part in module.modules() if not part._forward_hooks):
         return False
     for part in module.modules():
-        if part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks:
-            return False
         if not all(isinstance(hook, RateHook) for hook in part._forward_hooks.values()):
+            return False
+        if part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks:
             return False
     return True

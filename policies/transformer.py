@@ -19,7 +19,7 @@ from typing import get_args
 import torch
 from torch import Tensor, nn
 
-from policies.attention import Attention, make_attention
+from policies.attention import Attention, carry_faults, make_attention
 from policies.config import LIFConfig, check_choice, check_count, check_range
 from policies.fused_transformer import FusedPass, runs_fused
 from policies.kernels.choice import Kernel, Matmul
@@ -126,9 +126,9 @@ class SpikingLayer(nn.Module):
     def forward(
         self, spikes_seq: Tensor, theta: float | Tensor, valid: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Spikes, and a mark [B, L, 1] as `_fire` gives it; theta and valid are the norm's."""
+        """Spikes, and a mark [B, L, 1] as `fire` gives it; theta and valid are the norm's."""
         current_seq: Tensor = self.current(spikes_seq, theta, valid)
-        return _fire(self.neuron, current_seq)
+        return fire(self.neuron, current_seq)
 
 
 class SpikeLinear(nn.Linear):
@@ -180,20 +180,13 @@ class NormedLinear(nn.Module):
         self.norm = Folded()
 
 
-def _fire(neuron: nn.Module, current_seq: Tensor) -> tuple[Tensor, Tensor]:
+def fire(neuron: nn.Module, current_seq: Tensor) -> tuple[Tensor, Tensor]:
     """Spikes [T, B, L, N], and 0 for each token, NaN where a membrane broke: [B, L, 1].
 
     A NaN membrane never spikes, so a broken weight or token would go unseen; see `fault_mark`.
     """
     spikes, state = neuron(current_seq)
     return spikes, (0.0 * state.v.detach().sum(dim=-1, keepdim=True)).to(spikes.dtype)
-
-
-def _seen(fault: Tensor, valid: Tensor | None) -> Tensor:
-    """Marks [B, L, 1] of keys and values, carried to every token that may attend to them."""
-    if valid is not None:
-        fault = torch.where(valid[..., None] > 0, fault, 0.0)
-    return fault.cumsum(dim=1)
 
 
 class SpikingSelfAttention(nn.Module):
@@ -223,13 +216,14 @@ class SpikingSelfAttention(nn.Module):
         self, x_seq: Tensor, theta: float | Tensor = 0.0, valid: Tensor | None = None
     ) -> Tensor:
         """What the branch adds to the residual stream."""
-        spikes, fault = _fire(self.input_neuron, x_seq)
+        spikes, fault = fire(self.input_neuron, x_seq)
         q, fault_q = self.query(spikes, theta, valid)
         k, fault_k = self.key(spikes, theta, valid)
         v, fault_v = self.value(spikes, theta, valid)
-        spikes, fault_mix = _fire(self.mix_neuron, self.mix(q, k, v, valid))
+        spikes, fault_mix = fire(self.mix_neuron, self.mix(q, k, v, valid))
         out: Tensor = self.out(spikes, theta, valid)
-        faults: Tensor = fault + fault_q + _seen(fault + fault_k + fault_v, valid) + fault_mix
+        seen = carry_faults(fault + fault_k + fault_v, valid)
+        faults: Tensor = fault + fault_q + seen + fault_mix
         return out + faults
 
 
@@ -251,7 +245,7 @@ class SpikingFeedForward(nn.Module):
         self, x_seq: Tensor, theta: float | Tensor = 0.0, valid: Tensor | None = None
     ) -> Tensor:
         """What the branch adds to the residual stream."""
-        spikes, fault = _fire(self.input_neuron, x_seq)
+        spikes, fault = fire(self.input_neuron, x_seq)
         spikes, fault_up = self.up(spikes, theta, valid)
         out: Tensor = self.down(spikes, theta, valid)
         faults: Tensor = fault + fault_up

@@ -1,6 +1,7 @@
 """DSFormer: training step, one-token inference, and PSSA's time over the context."""
 
 import dataclasses
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,10 @@ from benchmarks.speed.matmuls import floors
 from benchmarks.speed.table import Goal, Section
 from d3rlpy_spiking import DSFormerConfig
 from policies.attention import PositionalAttention
+from policies.transformer import DSFORMER_LIF
 
 GOALS = {"float32": Goal(1.15), "bf16": Goal(3.5), None: Goal(1.15)}
+COMPILED_PSSA, PLAIN_PSSA = "ours, compiled", "ours, plain operations"
 WARM, REST = "theta > 0 (first tenth of training)", "theta = 0 (the rest)"
 
 
@@ -106,33 +109,61 @@ def pssa(options: Options, size: Size) -> Section:
         "PSSA over the context, forward and backward",
         "time relative to a tenth of the context",
         direction="time",
-        notes=[f"Batch 4, width {size.width}, {size.steps} spike steps, window 8."],
+        notes=[
+            f"Batch 4, width {size.width}, {size.steps} spike steps, window 8, a fifth of the "
+            "inputs spikes. Compiled, as training runs it, with the neurons behind it; plain, the "
+            "module alone."
+        ],
     )
+    kinds = {PLAIN_PSSA: plain_pssa}
+    if find_spec("policies.fused_attention") and find_spec("numba"):
+        kinds = {COMPILED_PSSA: compiled_pssa, **kinds}
     lengths = (4, 40) if options.quick else (20, 200, 2000)
-    calls = {}
-    for length in lengths:
-        mixer = PositionalAttention(length, 8)
-        generator = torch.Generator().manual_seed(0)
-        q, k, v = (
-            (torch.rand(size.steps, 4, length, size.width, generator=generator) < 0.2)
-            .float()
-            .requires_grad_()
-            for _ in range(3)
-        )
-
-        def call(mixer: nn.Module = mixer, inputs: tuple[torch.Tensor, ...] = (q, k, v)) -> None:
-            for tensor in (*inputs, *mixer.parameters()):
-                tensor.grad = None
-            mixer(*inputs).sum().backward()
-
-        calls[str(length)] = call
+    calls = {f"{kind} {n}": make(n, size) for kind, make in kinds.items() for n in lengths}
     times = race(calls, options.repeats)
-    before: Times | None = None
-    for length in lengths:
-        goal = Goal(11.0, at_least=False) if length == 2000 else None
-        section.add("ours", f"context {length:,}", times[str(length)], before, goal)
-        before = times[str(length)]
+    for kind in kinds:
+        before: Times | None = None
+        for length in lengths:
+            goal = Goal(11.0, at_least=False) if length == 2000 else None
+            found = times[f"{kind} {length}"]
+            section.add(kind, f"context {length:,}", found, before, goal)
+            before = found
     return section
+
+
+def spikes(size: Size, length: int) -> torch.Tensor:
+    """Random queries, keys and values side by side, [T, 4, L, 3 D]."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (size.steps, 4, length, 3 * size.width)
+    return (torch.rand(shape, generator=generator) < 0.2).float().requires_grad_()
+
+
+def plain_pssa(length: int, size: Size) -> Call:
+    """PSSA in PyTorch's operations, as other devices and evaluation run it."""
+    mixer = PositionalAttention(length, 8)
+    parts = spikes(size, length).detach().chunk(3, dim=-1)
+    inputs = [part.contiguous().requires_grad_() for part in parts]
+
+    def call() -> None:
+        for tensor in (*inputs, *mixer.parameters()):
+            tensor.grad = None
+        mixer(*inputs).sum().backward()
+
+    return call
+
+
+def compiled_pssa(length: int, size: Size) -> Call:
+    """PSSA with its neurons, as training on a CPU runs it."""
+    from policies.fused_attention import positional_lif
+
+    mixer, neuron = PositionalAttention(length, 8), DSFORMER_LIF
+    qkv = spikes(size, length)
+
+    def call() -> None:
+        qkv.grad = mixer.weight.grad = None
+        positional_lif(qkv, None, mixer.weight, neuron).spikes.sum().backward()
+
+    return call
 
 
 def share(options: Options, size: Size) -> Section:

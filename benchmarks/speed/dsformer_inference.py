@@ -14,6 +14,7 @@ from benchmarks.speed.dsformer_plain import PlainDSFormer
 from benchmarks.speed.harness import Call, Options, race
 from benchmarks.speed.table import Goal, Section
 from d3rlpy_spiking import DSFormerConfig
+from d3rlpy_spiking.recording import recorded_rates, summary
 from policies.transformer import SpikingTransformer
 
 GOAL = Goal(5.0)
@@ -121,6 +122,13 @@ def difference(network: SpikingTransformer, window: Tensor) -> float:
         return float((appended - network(window)[0]).abs().max())
 
 
+def firing_rate(network: SpikingTransformer, window: Tensor) -> float:
+    """Mean over layers of the spikes a neuron and spike step, on a window."""
+    with torch.no_grad(), recorded_rates(network) as rates:
+        network(window)
+    return summary(rates)["firing_rate"]
+
+
 def whole_decision(options: Options, size: Size) -> Section:
     """`predict` of the stateful wrapper."""
     section = Section(
@@ -160,23 +168,36 @@ def one_token(options: Options, size: Size) -> Section:
         return section
     goals: dict[str, Goal | None] = {}
     calls, notes = {}, []
+    cached: list[str] = []
     for choice in choices.plain(DSFormerConfig):
         network = settled(size, choice).impl.network.backbone.transformer
         window = tokens(network, 1, torch.Generator().manual_seed(1))
         calls[f"{choice.label}, window"] = recomputing(network, window)
+        if choice.matmul == "bf16":
+            # Appended tokens are computed in float32, with unrounded weights: the row above is it.
+            goals[choice.label] = None
+            continue
+        cached.append(choice.label)
         calls[f"{choice.label}, incremental"] = appending(network, window)
         most = difference(network, window)
         # The goal asks for equal output.
         goals[choice.label] = GOAL if most < EQUAL else None
-        notes.append(f"{choice.label}: outputs differ by {most:.1e} at most.")
+        notes.append(
+            f"{choice.label}: outputs differ by {most:.1e} at most. Neurons fire in "
+            f"{100.0 * firing_rate(network, window):.0f} % of spike steps, and the cost of "
+            "event-driven matmuls grows with that share."
+        )
     times = race(calls, options.repeats)
     for name, goal in goals.items():
         window_ms = times[f"{name}, window"]
         section.add(f"{name}, window", column, window_ms)
+        if name not in cached:
+            continue
         each = times[f"{name}, incremental"] / size.context
         section.add(f"{name}, incremental", column, each, window_ms, goal)
     section.notes = [
-        "Incremental: mean over a whole context of tokens, slides included.",
+        "Incremental: mean over a whole context of tokens, slides included; in float32 whatever "
+        "the matmul.",
         *notes,
     ]
     return section

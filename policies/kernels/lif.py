@@ -11,6 +11,7 @@ from torch import Tensor
 
 from policies.config import LIFConfig
 from policies.functional import LIFState, state_dtype
+from policies.kernels.stack import refuse_second_derivative
 from policies.surrogate import Surrogate, fires
 
 
@@ -52,8 +53,8 @@ class _FusedLIF(torch.autograd.Function):
         return spikes_seq.to(i_in_seq.dtype), v
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor, None, None]:
+        refuse_second_derivative()
         v_seq, spikes_seq = ctx.saved_tensors
         config = ctx.config
         slope = ctx.surrogate.derivative(v_seq - config.v_threshold)

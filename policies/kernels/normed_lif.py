@@ -5,7 +5,7 @@ layer whose output stands there (query, key and value stand side by side); layer
 a segment. With y the matmul's result:
 
     x = y + bias
-    current = layer * (layer norm of x) + batch * (batch norm of x) + fault + residual
+    current = (layer * (layer norm of x) + batch * (batch norm of x) + fault) * mask + residual
     spikes = LIF(current)
 
 Every term can be absent. All arithmetic is float32, each operation rounded on its own; y, spikes
@@ -94,14 +94,15 @@ def _normed(
 
 @compiled
 def forward(
-    y: Any, residual: Any, fault: Any, params: Any, norm: Any, layer_stats: Any,
+    y: Any, residual: Any, mask: Any, fault: Any, params: Any, norm: Any, layer_stats: Any,
     neuron: Any, fires: bool, current: Any, spikes: Any, mark: Any, counts: Any,
 ) -> None:  # fmt: skip
-    """Currents and spikes; residual and current may have T = 0: there is none, it is not kept.
+    """Currents and spikes; residual, mask and current may have T = 0: none, or not kept.
 
     Args:
         y: [T, M, N].
         residual: [T, M, N] or [0, ...].
+        mask: factors of what joins the residual stream, [T, M, N] or [0, ...].
         fault: [M], 0, or NaN where something broke before; it reaches the residual stream.
         params: [6, N], see `rows`.
         norm: a Norm.
@@ -123,6 +124,8 @@ def forward(
                 _layer_statistics(y, t, m, params, norm, work, layer_stats)
             _normed(y, t, m, params, norm, layer_stats, work, STEPS)
             if residual.shape[0]:
+                if mask.shape[0]:
+                    rows.drop(mask, t, m, fault[m], work, ROW, ROW)
                 rows.add_stream(residual, t, m, fault[m], work, ROW)
             if current.shape[0]:
                 rows.put(work, ROW, current, t, m)
@@ -152,9 +155,9 @@ def _charge_again(
 @compiled
 def backward_neurons(
     y: Any, current: Any, params: Any, norm: Any, layer_stats: Any, neuron: Any, fires: bool,
-    grad_spikes: Any, grad_current: Any, grad: Any, sums: Any,
+    grad_spikes: Any, grad_current: Any, mask: Any, grad_stream: Any, grad: Any, sums: Any,
 ) -> None:  # fmt: skip
-    """Gradient of the currents, and the sums over tokens that the norm's gradient needs.
+    """Gradient of what the norm gives, and the sums over tokens that the norm's gradient needs.
 
     Args:
         y: [T, M, N], as in `forward`.
@@ -166,6 +169,9 @@ def backward_neurons(
         fires: as in `forward`.
         grad_spikes: [T, M, N].
         grad_current: [T, M, N], or [0, ...]: none.
+        mask: as in `forward`.
+        grad_stream: out, [T, M, N], of the residual stream where a mask makes it another, or
+            [0, ...].
         grad: out, [T, M, N], float32 or bfloat16.
         sums: out, [3, N] float64: sums of grad, of grad (y - mean) and of grad times the layer
             branch's deviations.
@@ -186,6 +192,10 @@ def backward_neurons(
                 source = ROW
                 rows.take(grad_current, t, m, work, ROW)
                 rows.add_row(work, CARRIED, ROW)
+            if mask.shape[0]:
+                rows.put(work, source, grad_stream, t, m)
+                rows.drop(mask, t, m, F0, work, source, ROW)
+                source = ROW
             rows.gather(work, source, y, t, m, params, grad, part)
             if norm.layer != F0:
                 rows.add_product(work, source, STEPS + steps + t, part, 2)

@@ -92,6 +92,13 @@ def add_stream(x: Any, t: int, m: int, fault: Any, work: Any, to: int) -> None:
 
 
 @compiled
+def drop(mask: Any, t: int, m: int, fault: Any, work: Any, row: int, to: int) -> None:
+    """work[to] = (work[row] + fault) mask[t, m]: dropout, or its gradient."""
+    for n in range(work.shape[1]):
+        work[to, n] = (work[row, n] + fault) * mask[t, m, n]
+
+
+@compiled
 def put(work: Any, row: int, out: Any, t: int, m: int) -> None:
     """out[t, m] = work[row]."""
     for n in range(work.shape[1]):

@@ -50,11 +50,13 @@ class Cache(NamedTuple):
     LINEAR: sums of key times value, state [layers, T * D, S, d]: of SSSA in each spike step
     (S = 1), of TSSA for each pair of them (S = T).
     SOFTMAX: keys and values of all tokens, [layers, context, T, D].
+    broken: [layers] bool, whether the membrane of a key or value was NaN or infinite.
     """
 
     keys: Any
     values: Any
     state: Any
+    broken: Any
 
 
 @compiled
@@ -116,6 +118,15 @@ def _fire(x: Any, net: Any, v: Any, spikes: Any) -> None:
             spike = F1 if c > threshold else F0
             spikes[t, n] = spike
             v[n] = c * (F1 - spike) if hard else c - threshold * spike
+
+
+@compiled
+def _is_broken(v: Any, low: int, high: int) -> bool:
+    """Whether a membrane of v[low:high] is NaN or infinite: such a neuron is silent."""
+    bad = 0
+    for n in range(low, high):
+        bad += 0 if v[n] - v[n] == F0 else 1
+    return bad > 0
 
 
 @compiled
@@ -187,6 +198,8 @@ def _softmax(
 def token_step(token: Any, i: int, steps: int, net: Any, cache: Any) -> Any:
     """Append the token at position i; returns the transformer's output for it, [D].
 
+    NaN where a membrane broke, of this token or of a key or value before it: spikes hide that.
+
     Args:
         token: embedded token, [D].
         i: its position in the context, tokens before it in the cache.
@@ -208,9 +221,13 @@ def token_step(token: Any, i: int, steps: int, net: Any, cache: Any) -> Any:
         x[t] = token
     for layer in range(net.qkv.shape[0]):
         _fire(x, net, v, fired)
+        fault = _is_broken(v, 0, width)
         _matmul(fired, net.qkv, layer, triple)
         _normed(triple, net.qkv_norm, layer, net.layer_norm, 3)
         _fire(triple, net, v, fired_triple)
+        if fault or _is_broken(v, width, 3 * width):
+            cache.broken[layer] = True
+        fault = cache.broken[layer] or _is_broken(v, 0, width)
         if net.kind == PSSA:
             _pssa(fired_triple, cache.keys, net.position, layer, i, single)
         elif net.kind == LINEAR:
@@ -218,16 +235,23 @@ def token_step(token: Any, i: int, steps: int, net: Any, cache: Any) -> Any:
         else:
             _softmax(fired_triple, cache.keys, cache.values, layer, i, net.heads, scores, single)
         _fire(single, net, v, fired)
+        fault = fault or _is_broken(v, 0, width)
         _matmul(fired, net.out, layer, single)
         _normed(single, net.out_norm, layer, net.layer_norm, 1)
         x += single
+        if fault:
+            x[:] = np.float32(np.nan)
         _fire(x, net, v, fired)
+        fault = _is_broken(v, 0, width)
         _matmul(fired, net.up, layer, wide)
         _normed(wide, net.up_norm, layer, net.layer_norm, 1)
         _fire(wide, net, v, fired_wide)
+        fault = fault or _is_broken(v, 0, hidden)
         _matmul(fired_wide, net.down, layer, single)
         _normed(single, net.down_norm, layer, net.layer_norm, 1)
         x += single
+        if fault:
+            x[:] = np.float32(np.nan)
     _normed(x, net.final_norm, 0, net.layer_norm, 1)
     out = np.zeros(width, np.float32)
     for t in range(steps):

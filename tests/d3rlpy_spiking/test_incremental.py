@@ -15,9 +15,10 @@ from torch import Tensor
 
 from tests.d3rlpy_spiking.common import CONFIGS, LENGTH, build, is_discrete, make_context, train
 from tests.d3rlpy_spiking.test_training import batch_of
+from tests.kernels import NEEDS_NUMBA, NUMBA
 
 ALL = pytest.mark.parametrize("name", list(CONFIGS))
-KERNELS = pytest.mark.parametrize("kernel", ["torch", "numba"])
+KERNELS = pytest.mark.parametrize("kernel", ["torch", NUMBA])
 TARGET = 3.0
 SIMPLE = {"position_encoding_type": PositionEncodingType.SIMPLE}
 
@@ -146,9 +147,18 @@ def test_what_it_refuses() -> None:
     algo = make("dsformer")
     with pytest.raises(ValueError, match="keep must be below the context of 6 steps, got 6"):
         algo.as_incremental_wrapper(TARGET, keep=6)
+    with pytest.raises(ValueError, match="keep must be 1 where the context is one step, got 5"):
+        build("dsformer", context_size=1).as_incremental_wrapper(TARGET, keep=5)
+    with pytest.raises(ValueError, match="kernel must be one of"):
+        algo.as_incremental_wrapper(TARGET, kernel="cuda")
     wrapper = algo.as_incremental_wrapper(TARGET)
     with pytest.raises(ValueError, match="must be finite"):
         wrapper.predict(np.full(5, np.nan, np.float32), 0.0)
+    for shape in ((4,), (1, 5)):
+        with pytest.raises(ValueError, match=r"observation must have the shape \(5,\)"):
+            wrapper.predict(np.zeros(shape, np.float32), 0.0)
+    with pytest.raises(ValueError, match=r"must be finite.*target return"):
+        algo.as_incremental_wrapper(float("nan")).predict(np.zeros(5, np.float32), 0.0)
     wrapper.predict(np.zeros(5, np.float32), 0.0)
     with pytest.raises(ValueError, match=r"'global' cannot be cached.*SIMPLE"):
         build("strl").as_incremental_wrapper(TARGET)
@@ -156,6 +166,7 @@ def test_what_it_refuses() -> None:
         CONFIGS["dsformer"]().create().as_incremental_wrapper(TARGET)
 
 
+@NEEDS_NUMBA
 @pytest.mark.parametrize(
     ("saved", "loaded"),
     [(("torch", "float32"), ("numba", "bf16")), (("numba", "bf16"), ("fused", "float32"))],
@@ -178,6 +189,44 @@ def test_kernel_and_matmul_change_after_loading(saved: Any, loaded: Any, tmp_pat
         assert torch.equal(a, b), name
     train(other, 2)
     assert np.isfinite(other.predict(make_context(other))).all()
+
+
+@KERNELS
+@pytest.mark.parametrize("part", ["head", "encoder"])
+def test_broken_weights_are_told(part: str, kernel: Any) -> None:
+    algo = make("dsformer")
+    for parameter in getattr(algo.impl.network, part).parameters():
+        parameter.data.fill_(float("nan"))
+    wrapper = algo.as_incremental_wrapper(TARGET, kernel=kernel)
+    with pytest.raises(ValueError, match="its weights are broken"):
+        wrapper.predict(np.zeros(5, np.float32), 0.0)
+
+
+@KERNELS
+def test_later_training_and_the_caller_change_nothing(kernel: Any) -> None:
+    """The network is copied, and so is the action that comes back."""
+    algo = make("dsformer")
+    ours, other = (algo.as_incremental_wrapper(TARGET, kernel=kernel) for _ in range(2))
+    rng = np.random.default_rng(0)
+    observations = rng.normal(size=(2 * LENGTH, 5)).astype(np.float32)
+    expected = [np.array(other.predict(x, 0.5)) for x in observations]
+    algo.impl.network.head.weight.data.mul_(-3.0)
+    train_steps(algo)
+    for x, action in zip(observations, expected, strict=True):
+        found = ours.predict(x, 0.5)
+        np.testing.assert_array_equal(found, action)
+        found[:] = 99.0
+
+
+@pytest.mark.parametrize("name", ["sdt", "discrete_sdt"])
+def test_episodes_longer_than_the_table_of_timesteps(name: str) -> None:
+    """Its last row goes on, as in d3rlpy."""
+    algo = build(name, max_timestep=LENGTH, **SIMPLE)
+    sampler = Recorded(is_discrete(algo))
+    wrapper = algo.as_incremental_wrapper(TARGET, sampler)
+    for _ in range(3 * LENGTH):
+        wrapper.predict(np.ones(5, np.float32), 0.0)
+    assert np.isfinite(sampler.values).all()
 
 
 def test_bad_kernel_and_matmul() -> None:

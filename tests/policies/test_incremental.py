@@ -5,18 +5,21 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from policies import LIFConfig, SpikingTransformer, TransformerConfig
-from policies.incremental import IncrementalTransformer
+from policies.attention import PositionalAttention
+from policies.incremental import IncrementalTransformer, _NumbaCache
+from policies.incremental_torch import TorchCache
+from tests.kernels import NEEDS_NUMBA, NUMBA
 
 D, CONTEXT, KEEP = 24, 10, 4
-KERNELS = pytest.mark.parametrize("kernel", ["torch", "numba"])
+KERNELS = pytest.mark.parametrize("kernel", ["torch", NUMBA])
 # Not one half: averages by softmax often are, up to their last bit.
 THRESHOLD = 0.47
 
 
-def network(attention: Any, normalization: Any = "ptbn", **changes: Any) -> SpikingTransformer:
+def network(attention: Any, normalization: Any = "ptbn", **changes: Any) -> Any:
     torch.manual_seed(0)
     neuron = LIFConfig(v_decay=0.25, v_threshold=THRESHOLD, detach_reset=True)
     fields: dict[str, Any] = {"neuron": neuron} | changes
@@ -143,6 +146,119 @@ def test_what_it_refuses() -> None:
     with pytest.raises(ValueError, match="finite"):
         cached.append(torch.full((D,), float("inf")))
     assert len(cached) == 0
-    net.get_parameter("blocks.0.mlp.down.linear.weight").data[0, 0] = float("nan")
-    with pytest.raises(ValueError, match="weights that are NaN"):
+    with pytest.raises(ValueError, match="kernel must be one of"):
+        IncrementalTransformer(net, kernel="cuda")  # type: ignore[arg-type]
+    for name in ("blocks.0.mlp.down.linear.weight", "blocks.1.mlp.down.norm.bn.running_var"):
+        broken = network("pssa")
+        broken.state_dict()[name].view(-1)[0] = float("nan")
+        with pytest.raises(ValueError, match=f"weights that are NaN or infinite .in {name}"):
+            IncrementalTransformer(broken)
+    net.blocks[0].attention.mix = Doubled(CONTEXT, 3)
+    with pytest.raises(TypeError, match="attention by Doubled cannot be cached"):
         IncrementalTransformer(net)
+
+
+class Doubled(PositionalAttention):
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None = None) -> Tensor:
+        return 2.0 * super().forward(q, k, v, valid)
+
+
+@KERNELS
+def test_restart(kernel: Any) -> None:
+    cached = IncrementalTransformer(network("pssa"), kernel=kernel)
+    x = tokens(3, CONTEXT + 1)
+    expected = run(cached, x[:CONTEXT])
+    for bad, message in (
+        (list(x), "tokens must be at most 10, the context, got 11"),
+        ([x[0], x[0, :-1]], r"tokens\[1\] must be \[24\], got \(23,\)"),
+        ([torch.full((D,), float("nan"))], r"tokens\[0\] must be finite"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            cached.restart(bad)
+        assert len(cached) == CONTEXT
+    with pytest.raises(TypeError, match=r"must be a torch\.Tensor, got ndarray"):
+        cached.restart([x[0].numpy()])  # type: ignore[list-item]
+    cached.restart(list(x[:4]))
+    assert len(cached) == 4
+    assert torch.equal(run(cached, x[4:CONTEXT]), expected[4:])
+
+
+@NEEDS_NUMBA
+def test_what_runs_compiled() -> None:
+    net = network("pssa")
+    assert type(IncrementalTransformer(net).cache) is _NumbaCache
+    assert type(IncrementalTransformer(net, kernel="torch").cache) is TorchCache
+    wrapped = copy.deepcopy(net)
+    wrapped.blocks[0].mlp.down.linear = Wrapped(wrapped.blocks[0].mlp.down.linear)
+    x = tokens(4)
+    for other, dtype in (
+        (wrapped, torch.float32),
+        (copy.deepcopy(net).double(), torch.float64),
+        (copy.deepcopy(net).bfloat16(), torch.bfloat16),
+    ):
+        cached = IncrementalTransformer(other)
+        assert type(cached.cache) is TorchCache
+        found = run(cached, x)
+        assert found.dtype == dtype
+        assert bool(found.isfinite().all())
+    with torch.no_grad():
+        torch.testing.assert_close(run(IncrementalTransformer(wrapped), x), wrapped(x[None])[0])
+
+
+class Wrapped(nn.Module):
+    """As adapters wrap a layer."""
+
+    def __init__(self, base: nn.Module) -> None:
+        super().__init__()
+        self.base = base
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = 0.5 * self.base(x)
+        return out
+
+
+LARGE = [
+    "attention.query.current.linear.bias",
+    "attention.key.current.linear.bias",
+    "attention.value.current.linear.bias",
+    "attention.out.linear.bias",
+    "mlp.up.current.linear.bias",
+    "mlp.down.linear.bias",
+]
+
+
+@KERNELS
+@pytest.mark.parametrize("block", [0, 1])
+@pytest.mark.parametrize("name", LARGE)
+def test_overflow_comes_out_as_nan(name: str, block: int, kernel: Any) -> None:
+    """Weights may be finite and their sums not; spikes would hide it."""
+    net = network("pssa", "tdbn")
+    part = net.blocks[block].get_parameter(name)
+    part.data[0] = 3e38
+    norm = net.blocks[block].get_submodule(name.replace("linear.bias", "norm"))
+    norm.get_parameter("weight").data.fill_(100.0)
+    x = tokens(4)
+    cached = IncrementalTransformer(net, kernel=kernel)
+    found = run(cached, x)
+    with torch.no_grad():
+        expected = net(x[None])[0]
+    assert not bool(expected.isfinite().all(dim=1).any())
+    assert torch.equal(found.isnan(), expected.isnan())
+
+
+@KERNELS
+def test_a_broken_key_reaches_later_tokens_until_reset(kernel: Any) -> None:
+    neuron = LIFConfig(v_decay=1.0, v_threshold=THRESHOLD, reset_mode="soft")
+    net = network("pssa", "tdbn", neuron=neuron)
+    x = tokens(4)
+    x[3, 0] = 3e38  # twice that is infinite
+    cached = IncrementalTransformer(net, kernel=kernel)
+    assert type(cached.cache) is (_NumbaCache if kernel == "numba" else TorchCache)
+    found = run(cached, x)
+    with torch.no_grad():
+        expected = net(x[None])[0]
+    assert torch.equal(found.isnan(), expected.isnan())
+    assert bool(found[3:].isnan().all())
+    assert bool(found[:3].isfinite().all())
+    cached.reset()
+    assert bool(run(cached, tokens(4)).isfinite().all())

@@ -87,6 +87,7 @@ def test_a_given_state_runs_the_plain_version() -> None:
 def test_cannot_be_differentiated_twice() -> None:
     x = currents().requires_grad_()
     spikes, _ = LIF(LIFConfig(), fused=True)(x)
-    (grad,) = torch.autograd.grad(spikes.square().sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        grad.sum().backward()
+    # Of a sum of spikes the gradient needs no gradient: nothing but the check sees the mistake.
+    for loss in (spikes.square().sum(), spikes.sum()):
+        with pytest.raises(RuntimeError, match="kernel='torch'"):
+            torch.autograd.grad(loss, x, create_graph=True, retain_graph=True)
