@@ -157,7 +157,7 @@ def test_one_matmul_a_layer_whatever_the_spike_steps() -> None:
             return func(*args, **(kwargs or {}))
 
     for steps, kernel, matmul in itertools.product(
-        (1, 5, 16), ("torch", "fused", "numba"), ("float32", "exact", "bf16")
+        (1, 5, 16), ("torch", "fused", "auto"), ("float32", "exact", "bf16")
     ):
         config = PopulationActorConfig(spike_steps=steps, kernel=kernel, matmul=matmul)  # type: ignore[arg-type]  # product's
         actor = PopulationActor(3, 2, config).eval()

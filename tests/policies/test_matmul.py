@@ -13,6 +13,7 @@ from policies.kernels import matmul, readout
 from policies.kernels.choice import Matmul
 from policies.kernels.readout import compiled_read, exact_read, fixed_point
 from tests.common import needs_popsan
+from tests.kernels import NEEDS_NUMBA, NUMBA
 
 
 def held(weight: Tensor) -> Tensor:
@@ -55,6 +56,7 @@ def test_error_of_a_weight(magnitude: float) -> None:
     assert bool((error <= largest * 1.004 * 2.0**-23 + 2.0**-127).all())
 
 
+@NEEDS_NUMBA
 def test_compiled_split_is_the_same() -> None:
     scales = torch.tensor([1e-44, 1e-40, 1e-30, 1e-3, 0.996, 1.0, 1e10, 1e38, 0.0])
     w = weights(9, 33).clamp(-1, 1) * scales[:, None]
@@ -145,7 +147,7 @@ def test_gradients(arithmetic: Matmul) -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("kernel", ["torch", "fused", "numba"])
+@pytest.mark.parametrize("kernel", ["torch", "fused", NUMBA])
 def test_a_sample_does_not_depend_on_its_batch(threads: int, kernel: str) -> None:
     torch.manual_seed(0)
     actor = PopulationActor(17, 6, PopulationActorConfig(matmul="exact", kernel=kernel)).eval()  # type: ignore[arg-type]
@@ -172,6 +174,7 @@ def test_readout_by_hand() -> None:
     assert exact_read(activity, weight, 5).tolist() == [[pytest.approx(expected, rel=1e-7)]]
 
 
+@NEEDS_NUMBA
 def test_readout_with_and_without_compiled_loops() -> None:
     weight = weights(6, 10)
     activity = torch.randint(0, 6, (50, 6, 10), generator=torch.Generator().manual_seed(0)) / 5
@@ -208,6 +211,7 @@ def test_published_actor_has_no_flip_against_float64() -> None:
     assert 1e-4 < float((rounded != ours).float().mean()) < 1e-2
 
 
+@NEEDS_NUMBA
 def test_the_cache_is_whole_after_an_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
     w = weights(4, 6)
     cached = matmul.WeightCache()

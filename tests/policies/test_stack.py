@@ -18,9 +18,12 @@ from policies.config import (
     PopulationActorConfig,
 )
 from policies.energy import count_operations
-from policies.kernels.choice import Kernel, Matmul, MatmulBackward
+from policies.kernels.choice import Kernel, Matmul, MatmulBackward, has_numba
 
-KERNELS: tuple[Kernel, ...] = ("fused", "numba")
+from tests.kernels import NEEDS_NUMBA
+
+KERNELS: tuple[Kernel, ...] = ("fused", "numba") if has_numba() else ("fused",)
+FASTEST = KERNELS[-1]
 NEURONS: dict[str, NeuronConfig] = {
     "popsan": CurrentLIFConfig(),
     "soft sigmoid": LIFConfig(reset_mode="soft", surrogate="sigmoid"),
@@ -147,7 +150,7 @@ def test_hooks_see_every_layer() -> None:
     obs = torch.randn(7, 5)
     counts = [count_operations(make(kernel), obs) for kernel in ("torch", *KERNELS)]
     assert counts[0] == counts[1] == counts[2]
-    actor = make("numba").eval()
+    actor = make(FASTEST).eval()
     seen: list[int] = []
     handle = actor.mlp.neurons[1].register_forward_hook(lambda *_: seen.append(1))
     with torch.no_grad():
@@ -210,7 +213,7 @@ def test_frozen_parameters_get_no_gradient(kernel: Kernel) -> None:
 
 
 def test_replaced_neurons_run_as_they_are() -> None:
-    actor = make("numba").eval()
+    actor = make(FASTEST).eval()
     obs = torch.randn(6, 5)
     neurons: Any = actor.mlp.neurons
     for neuron in neurons:
@@ -219,12 +222,12 @@ def test_replaced_neurons_run_as_they_are() -> None:
     plain.mlp.kernel = "torch"
     with torch.no_grad():
         assert torch.equal(actor.spikes(obs), plain.spikes(obs))
-        assert not torch.equal(actor.spikes(obs), make("numba").eval().spikes(obs))
+        assert not torch.equal(actor.spikes(obs), make(FASTEST).eval().spikes(obs))
 
 
 def test_other_dtypes_and_autocast() -> None:
     obs = torch.randn(6, 5)
-    actor = make("numba").eval()
+    actor = make(FASTEST).eval()
     double = copy.deepcopy(actor).double()
     assert double(obs.double()).dtype == torch.float64
     with torch.no_grad():
@@ -252,6 +255,7 @@ def test_one_model_runs_with_any_kernel_and_arithmetic() -> None:
     assert len({action.numpy().tobytes() for action in actions}) <= 3
 
 
+@NEEDS_NUMBA
 def test_compiled_loops_round_gradients_to_nearest_even_bf16() -> None:
     from policies.kernels import cpu
     from policies.kernels.neuron import Neurons
@@ -278,7 +282,7 @@ def test_compiled_loops_round_gradients_to_nearest_even_bf16() -> None:
 
 def test_modules_are_found_where_they_were() -> None:
     """Names of parameters are a file format."""
-    names = list(make("numba").state_dict())
+    names = list(make(FASTEST).state_dict())
     assert "mlp.linears.0.weight" in names
     assert "mlp.linears.2.bias" in names
-    assert all(isinstance(layer, nn.Linear) for layer in make("numba").mlp.linears)
+    assert all(isinstance(layer, nn.Linear) for layer in make(FASTEST).mlp.linears)
