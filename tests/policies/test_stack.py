@@ -19,7 +19,6 @@ from policies.config import (
 )
 from policies.energy import count_operations
 from policies.kernels.choice import Kernel, Matmul, MatmulBackward, has_numba
-
 from tests.kernels import NEEDS_NUMBA
 
 KERNELS: tuple[Kernel, ...] = ("fused", "numba") if has_numba() else ("fused",)
