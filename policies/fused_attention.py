@@ -8,7 +8,7 @@ from torch import Tensor
 
 from policies.config import LIFConfig
 from policies.fused_layers import Emitted, neuron_inputs
-from policies.kernels.stack import refuse_second_derivative
+from policies.kernels.guard import refuse_second_derivative
 
 
 def positional_lif(qkv: Tensor, valid: Tensor | None, weight: Tensor, neuron: LIFConfig) -> Emitted:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from policies.config import LIFConfig
-from policies.kernels.stack import refuse_second_derivative
+from policies.kernels.guard import refuse_second_derivative
 from policies.normalization import PTBN, Folded, TdBN, TdLN
 from policies.surrogate import SURROGATES
 

@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from policies.kernels.guard import refuse_second_derivative
+
 
 class _Responses(torch.autograd.Function):
     @staticmethod
@@ -29,7 +31,6 @@ class _Responses(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> Any:
         from policies.kernels.numba_fields import gradients
-        from policies.kernels.stack import refuse_second_derivative
 
         refuse_second_derivative()
         obs, fields, widths, response = ctx.saved_tensors

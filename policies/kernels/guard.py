@@ -1,4 +1,4 @@
-"""When a kernel must not stand in for the modules that it computes."""
+"""When a kernel must not stand in for the modules that it computes, and what it must refuse."""
 
 from collections.abc import Iterable
 
@@ -41,3 +41,16 @@ def plain_only() -> bool:
 def transformed(device: torch.device) -> bool:
     """Whether something rewrites the operations: those above, or autocast."""
     return plain_only() or torch.is_autocast_enabled(device.type)
+
+
+def refuse_second_derivative() -> None:
+    """Raise RuntimeError in a backward that is itself recorded.
+
+    torch's once_differentiable would leave terms out in silence where autograd.grad is asked for
+    parameters only.
+    """
+    if torch.is_grad_enabled():
+        raise RuntimeError(
+            "create_graph=True: this spiking network cannot be differentiated twice; build it "
+            "with kernel='torch'"
+        )

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from policies.config import LIFConfig
 from policies.functional import LIFState, state_dtype
-from policies.kernels.stack import refuse_second_derivative
+from policies.kernels.guard import refuse_second_derivative
 from policies.surrogate import Surrogate, fires
 
 

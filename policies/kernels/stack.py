@@ -18,6 +18,7 @@ from torch import Tensor
 from policies.checks import fault_mark
 from policies.config import EncoderKind
 from policies.kernels.choice import Matmul
+from policies.kernels.guard import refuse_second_derivative
 from policies.kernels.matmul import WeightCache, currents, real_linear, spike_dtype
 from policies.kernels.neuron import Currents, NeuronKernel, Neurons
 from policies.kernels.scratch import scratch
@@ -172,19 +173,6 @@ class _Stack(torch.autograd.Function):
                     grad = grad.view(stack.spike_steps, -1, grad.shape[-1])
         grad_x = grad.to(torch.float32, copy=True) if ctx.needs_input_grad[1] else None
         return None, grad_x, *grad_weights, *grad_biases
-
-
-def refuse_second_derivative() -> None:
-    """Raise RuntimeError in a backward that is itself recorded.
-
-    torch's once_differentiable would leave terms out in silence where autograd.grad is asked for
-    parameters only.
-    """
-    if torch.is_grad_enabled():
-        raise RuntimeError(
-            "create_graph=True: this spiking network cannot be differentiated twice; build it "
-            "with kernel='torch'"
-        )
 
 
 def _weight_gradient(grad: Tensor, received: Tensor, dtype: torch.dtype) -> Tensor:
