@@ -89,7 +89,8 @@ def _settings(module: nn.Module, config: Any, neurons: tuple[LIFConfig, LIFConfi
     if isinstance(module, TdBN):
         usual = module.eps == EPS and module.momentum == MOMENTUM
         tracks = module.running_mean is not None and module.running_var is not None
-        return _has_parameters(module) and usual and tracks and _masks(module, config)
+        alone = module.sums is None  # compiled code knows of no other processes
+        return _has_parameters(module) and usual and tracks and alone and _masks(module, config)
     return True
 
 

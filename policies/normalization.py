@@ -18,6 +18,7 @@ the mean. Running statistics move by 0.1 per training forward, also while theta 
 Source: Huang et al. 2025 (DSFormer); Zheng et al. 2021 (tdBN).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -69,6 +70,10 @@ class TdBN(nn.BatchNorm1d):
         features: N.
         gain: start value of the gain.
         masked: the statistics leave out tokens that are not valid.
+
+    Attributes:
+        sums: None, or what makes a differentiable sum over all processes of this one's sum; see
+            policies.distributed.share_statistics.
     """
 
     running_mean: Tensor
@@ -79,6 +84,7 @@ class TdBN(nn.BatchNorm1d):
         super().__init__(features)
         nn.init.constant_(self.weight, gain)
         self.masked = masked
+        self.sums: Callable[[Tensor], Tensor] | None = None
 
     def forward(
         self, x: Tensor, theta: float | Tensor = 0.0, valid: Tensor | None = None
@@ -90,24 +96,33 @@ class TdBN(nn.BatchNorm1d):
             theta: ignored.
             valid: [B, L], 1 for tokens that exist; None: all do.
         """
-        if valid is None or not self.masked or not self.training:
+        masked = valid is not None and self.masked
+        if not self.training or not (masked or self.sums is not None):
             return super().forward(x.flatten(0, -2)).view_as(x)
-        return self._masked(x, valid)
+        if valid is None or not masked:
+            valid = x.new_ones(x.shape[1:-1])
+        with torch.autocast(x.device.type, enabled=False):  # it would round the sums
+            return self._masked(x.float(), valid)
 
     def _masked(self, x: Tensor, valid: Tensor) -> Tensor:
         """Batch statistics over the tokens that exist; without any, the running ones."""
+        sums = self._alone if self.sums is None else self.sums
         rows = valid.to(x.dtype).flatten().repeat(x.shape[0])  # [T * B * L]
-        n = rows.sum()
+        n = sums(rows.sum())
         count = n.clamp_min(1.0)
         # Sums over tokens as products with a vector: one pass over x each.
-        mean = rows @ x.flatten(0, -2) / count
+        mean = sums(rows @ x.flatten(0, -2)) / count
         centered = x - mean
-        var = rows @ centered.flatten(0, -2).square() / count
+        var = sums(rows @ centered.flatten(0, -2).square()) / count
         self.follow(mean.detach(), var.detach() * count / (count - 1.0).clamp_min(1.0), n)
         any_token = n > 0
         centered = torch.where(any_token, centered, x - self.running_mean)
         var = torch.where(any_token, var, self.running_var)
         return torch.addcmul(self.bias, centered, (var + self.eps).rsqrt() * self.weight)
+
+    @staticmethod
+    def _alone(x: Tensor) -> Tensor:
+        return x
 
     @torch.no_grad()
     def follow(self, mean: Tensor, var: Tensor, n: Tensor) -> None:

@@ -1,5 +1,6 @@
 """A running z-score that puts raw observations inside the encoder's receptive fields."""
 
+from collections.abc import Callable
 from typing import Any, Self
 
 import torch
@@ -58,6 +59,9 @@ class RunningNormalizer(nn.Module):
             self.register_buffer("pending_outside", torch.zeros(obs_dim))
         # True: `update` does nothing
         self.frozen = False
+        # (mean, variance, count, outside) of a batch -> those of all processes' batches together;
+        # see policies.distributed.share_statistics
+        self.merge: Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, ...]] | None = None
 
     @torch.no_grad()
     def fix_bounds(self, low: Tensor, high: Tensor) -> None:
@@ -121,12 +125,16 @@ class RunningNormalizer(nn.Module):
             ValueError: if obs has another shape.
         """
         check_features("observations", obs, self.running_mean.shape[0])
-        if obs.shape[0] == 0 or self.frozen:
+        if (obs.shape[0] == 0 and self.merge is None) or self.frozen:
             return
         obs = obs.to(self.running_mean.dtype)
         batch_var, batch_mean = torch.var_mean(obs, dim=0, correction=0)
         batch_count = torch.full_like(self.running_count, obs.shape[0])
         outside = self._outside(obs)
+        if self.merge is not None:
+            batch_mean, batch_var, batch_count, outside = self.merge(
+                batch_mean, batch_var, batch_count, outside
+            )
         if self.deferred:
             pending = self.get_buffer("pending_outside")
             pending.copy_(torch.maximum(pending, outside))

@@ -1,0 +1,120 @@
+"""Statistics of a batch that is spread over ranks: those of the whole batch, on every rank.
+
+Normalizers take in the moments of all ranks' observations. Batch norms share sums in the forward
+pass, and gradients flow through these sums to every rank's inputs, so that N ranks train as one
+process with the whole batch would. (torch's SyncBatchNorm does the same on CUDA devices only.)
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from policies.distributed.group import gather, sum_over_ranks
+from policies.normalization import TdBN
+from policies.normalizer import RunningNormalizer
+
+
+def share_statistics(module: nn.Module) -> None:
+    """Let normalizers and batch norms below a module use the statistics of all ranks' batches.
+
+    In place; state_dict keeps its names, and copies of the module share too. Each training forward
+    then waits for the other ranks, evaluation does not. Instance norms, group norms and layer norms
+    need nothing. torch's batch norms keep their class's name with "Shared" before it.
+
+    Raises:
+        ValueError: if a batch norm is of a class whose arithmetic is not known.
+    """
+    for name, part in module.named_modules():
+        if isinstance(part, RunningNormalizer):
+            part.merge = merge_moments
+        elif isinstance(part, TdBN):
+            part.sums = sum_over_ranks
+        elif isinstance(part, _BatchNorm) and not isinstance(part, SharedBatchNorm):
+            known = _SHARED.get(type(part))
+            if known is None:
+                raise ValueError(
+                    f"{name} is a {type(part).__name__}, whose statistics cannot be shared between "
+                    f"ranks; use one of {[kind.__name__ for kind in _SHARED]} or a LayerNorm"
+                )
+            part.__class__ = known
+
+
+def merge_moments(
+    mean: Tensor, var: Tensor, count: Tensor, outside: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Moments of all ranks' samples together, from each rank's own.
+
+    Args:
+        mean: mean of this rank's samples, [D].
+        var: their variance, divided by their number, [D].
+        count: their number, a scalar; may be 0.
+        outside: 1 for features that left their bounds, [D].
+
+    Source: Chan, Golub, LeVeque 1983 (merging moments).
+    """
+    features = mean.shape[0]
+    parts = gather(torch.cat([mean, var, outside, count.view(1)]))
+    means, variances, outsides, counts = parts.split([features, features, features, 1], dim=1)
+    total = counts.sum()
+    share = counts / total.clamp_min(1.0)  # [ranks, 1]
+    # A rank without samples has no moments; 0 * NaN would spoil the others'.
+    means = torch.where(counts > 0, means, 0.0)
+    variances = torch.where(counts > 0, variances, 0.0)
+    merged = (share * means).sum(dim=0)
+    spread = (share * (variances + (means - merged).square())).sum(dim=0)
+    return merged, spread, total, outsides.amax(dim=0)
+
+
+class SharedBatchNorm(_BatchNorm):
+    """Batch norm over all ranks' batches, [B, C, ...] -> the same; put before a torch class."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalize; in training mode by the statistics of all ranks' batches."""
+        self._check_input_dim(input)  # type: ignore[no-untyped-call]  # torch's
+        if not self.training and self.running_mean is not None:
+            return super().forward(input)
+        axes = [axis for axis in range(input.dim()) if axis != 1]
+        shape = [-1 if axis == 1 else 1 for axis in range(input.dim())]
+        x = input.float()
+        rows = x.new_full((1,), x.numel() / max(x.shape[1], 1))
+        sums = sum_over_ranks(torch.cat([x.sum(dim=axes), rows]))
+        count = sums[-1].detach()
+        mean = sums[:-1] / count
+        centered = x - mean.view(shape)
+        var = sum_over_ranks(centered.square().sum(dim=axes)) / count
+        if self.training:
+            self._follow(mean.detach(), var.detach(), count)
+        out = centered * (var + self.eps).rsqrt().view(shape)
+        if self.affine:
+            out = out * self.weight.view(shape) + self.bias.view(shape)
+        return out.to(input.dtype)
+
+    @torch.no_grad()
+    def _follow(self, mean: Tensor, var: Tensor, count: Tensor) -> None:
+        if self.running_mean is None or self.running_var is None:
+            return
+        assert self.num_batches_tracked is not None
+        self.num_batches_tracked.add_(1)
+        share = self.momentum if self.momentum is not None else 1.0 / int(self.num_batches_tracked)
+        self.running_mean.lerp_(mean.to(self.running_mean), share)
+        unbiased = var * (count / (count - 1.0).clamp_min(1.0))
+        self.running_var.lerp_(unbiased.to(self.running_var), share)
+
+
+class SharedBatchNorm1d(SharedBatchNorm, nn.BatchNorm1d):
+    """See SharedBatchNorm."""
+
+
+class SharedBatchNorm2d(SharedBatchNorm, nn.BatchNorm2d):
+    """See SharedBatchNorm."""
+
+
+class SharedBatchNorm3d(SharedBatchNorm, nn.BatchNorm3d):
+    """See SharedBatchNorm."""
+
+
+_SHARED: dict[type[nn.Module], type[SharedBatchNorm]] = {
+    nn.BatchNorm1d: SharedBatchNorm1d,
+    nn.BatchNorm2d: SharedBatchNorm2d,
+    nn.BatchNorm3d: SharedBatchNorm3d,
+}
