@@ -1,0 +1,300 @@
+"""Any gradient-based algorithm of Stable-Baselines3 on many ranks.
+
+`distribute` gives a model a class that is derived from its own and wraps the parts of its loop:
+rollouts end with an exchange of statistics, optimizers step by averaged gradients, steps are
+counted over all ranks. What is saved is a file of the original algorithm.
+"""
+
+import atexit
+import contextlib
+import inspect
+import secrets
+from functools import cache
+from typing import Any, Self
+
+import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from torch import nn
+
+from policies.actor import PopulationBody
+from policies.distributed import (
+    LayerAutocast,
+    Precision,
+    broadcast_object,
+    is_main,
+    rank,
+    share_statistics,
+    world_size,
+)
+from policies.distributed.group import active, gather, launched, start, stop
+from sb3_spiking.distributed.agreement import (
+    check_agreement,
+    check_algorithm,
+    check_loops,
+    check_split,
+)
+from sb3_spiking.distributed.attributes import temporarily
+from sb3_spiking.distributed.batch_renorm import share_batch_renorm
+from sb3_spiking.distributed.callbacks import AllRanksProgressBar, GlobalSteps, for_this_rank
+from sb3_spiking.distributed.clock import Clock
+from sb3_spiking.distributed.rollouts import SharedLimit, SharedRollouts, smaller_buffer
+from sb3_spiking.distributed.steps import SharedSteps
+from sb3_spiking.distributed.vec_normalize import SharedNormalization
+
+# Between the seeds of two ranks; each environment of a rank takes the next number.
+RANK_SEEDS = 10_000
+# What autocast acts on: layers with matmuls, and spiking networks as a whole.
+MATMULS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.RNNBase, PopulationBody)
+
+
+class Distribution:
+    """What a model needs to train with others.
+
+    Args:
+        model: the model, the same on all ranks.
+        split: see `distribute`.
+        amp: see `distribute`.
+
+    Attributes:
+        clock: where this rank's time went.
+    """
+
+    def __init__(self, model: Any, split: bool, amp: Precision | None) -> None:
+        self.parts = world_size() if split else 1
+        self.amp = amp
+        self.clock = Clock()
+        self.on_policy = isinstance(model, OnPolicyAlgorithm)
+        self.steps = SharedSteps(model)
+        self.normalization: SharedNormalization | None = None
+        self.buffer: Any = None
+        if self.on_policy and self.parts > 1:
+            self.buffer = smaller_buffer(model.rollout_buffer, self.parts)
+
+    def begin(self, model: Any) -> None:
+        """Get ready for a call of `learn`; the model may have another environment by now."""
+        env = model.get_vec_normalize_env()
+        self.normalization = None if env is None else SharedNormalization(env)
+
+    def precision(self, model: Any) -> LayerAutocast:
+        """The context in which the model's layers run."""
+        return LayerAutocast(model.policy, self.amp, MATMULS)
+
+    def training_attributes(self, model: Any) -> dict[str, Any]:
+        """What the model's attributes are while it trains."""
+        values = self.steps.idle_clipping()
+        if not self.on_policy or world_size() == 1:
+            return values
+        normalize = bool(getattr(model, "normalize_advantage", False))
+        buffer = model.rollout_buffer if self.buffer is None else self.buffer
+        values["rollout_buffer"] = SharedRollouts(buffer, self.steps, normalize)
+        if normalize:
+            values["normalize_advantage"] = False
+        if getattr(model, "target_kl", None) is not None:
+            values["target_kl"] = SharedLimit(model.target_kl)
+        if self.parts > 1 and hasattr(model, "batch_size"):
+            values["batch_size"] = model.batch_size // self.parts
+        return values
+
+    def exchange(self, go_on: bool) -> bool:
+        """End a rollout on all ranks; whether all want to go on."""
+        if world_size() == 1:
+            return go_on
+        news = torch.tensor([float(go_on)], dtype=torch.float64)
+        if self.normalization is not None:
+            news = torch.cat([news, torch.from_numpy(self.normalization.news())])
+        everyone = gather(news).numpy()
+        if self.normalization is not None:
+            self.normalization.take(everyone[:, 1:])
+        return bool(everyone[:, 0].all())
+
+
+class DistributedAlgorithm(BaseAlgorithm):
+    """Put before an algorithm's class; made by `distribute`.
+
+    Derived from their base: Python lets an object change to classes of one layout only.
+    """
+
+    distribution: Distribution
+
+    def train(self, *args: Any, **kwargs: Any) -> None:
+        """As the algorithm's, by gradients of all ranks."""
+        base: Any = super()
+        shared = self.distribution
+        if shared.parts > 1 and not shared.on_policy:
+            given = inspect.signature(base.train).bind(*args, **kwargs).arguments
+            # As many updates for each environment step as one process would make.
+            given["gradient_steps"] *= shared.parts
+            given["batch_size"] //= shared.parts
+            args, kwargs = (), given
+        with (
+            shared.clock.measure("gradient"),
+            temporarily(self, **shared.training_attributes(self)),
+            shared.precision(self),
+        ):
+            base.train(*args, **kwargs)
+
+    def collect_rollouts(self, *args: Any, **kwargs: Any) -> Any:
+        """As the algorithm's; then ranks exchange statistics, and whether one wants to stop."""
+        base: Any = super()
+        shared = self.distribution
+        if shared.parts > 1 and shared.on_policy:
+            given = inspect.signature(base.collect_rollouts).bind(*args, **kwargs).arguments
+            given["rollout_buffer"] = shared.buffer
+            given["n_rollout_steps"] //= shared.parts
+            args, kwargs = (), given
+        with shared.clock.measure("environment"):
+            # PPO compares the probabilities of both: they must be computed alike.
+            with shared.precision(self) if shared.on_policy else contextlib.nullcontext():
+                result = base.collect_rollouts(*args, **kwargs)
+            if shared.on_policy:
+                return shared.exchange(bool(result))
+            go_on = shared.exchange(result.continue_training)
+            return result._replace(continue_training=go_on)
+
+    def _on_step(self) -> None:
+        """As the algorithm's; DQN counts environments to time its target network."""
+        base: Any = super()
+        if hasattr(self, "_n_calls"):
+            with temporarily(self, n_envs=vars(self)["n_envs"] * world_size()):
+                base._on_step()
+        else:
+            base._on_step()
+
+    def learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> Self:
+        """As the algorithm's; `total_timesteps` are over all ranks."""
+        base: Any = super()
+        check_loops(self)
+        check_agreement(self, total_timesteps=total_timesteps)
+        self.distribution.begin(self)
+        with self.distribution.clock.measure("total"):
+            base.learn(total_timesteps, *args, **kwargs)
+        return self
+
+    def _init_callback(self, callback: Any, progress_bar: bool = False) -> BaseCallback:
+        base: Any = super()
+        callbacks = [GlobalSteps(), *for_this_rank(callback)]
+        if progress_bar and is_main():
+            callbacks.append(AllRanksProgressBar())
+        whole: BaseCallback = base._init_callback(callbacks, False)
+        return whole
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        """As the algorithm's, on rank 0; nothing on the others, whose models are equal."""
+        base: Any = super()
+        if is_main():
+            base.save(*args, **kwargs)
+
+    def _excluded_save_params(self) -> list[str]:
+        base: Any = super()
+        return [*base._excluded_save_params(), "distribution"]
+
+    @classmethod
+    def load(cls, *args: Any, **kwargs: Any) -> Any:
+        """A model of the original class: see `distribute`."""
+        original: Any = cls.__mro__[2]
+        return original.load(*args, **kwargs)
+
+
+@cache
+def _distributed(algorithm: Any) -> type:
+    """The class of an algorithm on many ranks."""
+    return type(
+        algorithm.__name__, (DistributedAlgorithm, algorithm), {"__doc__": algorithm.__doc__}
+    )
+
+
+def distribute(model: Any, *, split: bool = False, amp: Precision | None = None) -> Any:
+    """Let a Stable-Baselines3 model, spiking or dense, train on all processes of torchrun.
+
+        model = distribute(TD3("SpikingPopPolicy", "Pendulum-v1"))
+        model.learn(100_000)
+        model.save("td3_pendulum")  # an ordinary file: TD3.load("td3_pendulum")
+
+        torchrun --nproc-per-node 2 script.py
+
+    Every process runs the script. Each rank has its own environments, seeds and replay buffer;
+    gradients, observation and advantage statistics are those of all ranks' batches together, and
+    the parameters are the same on all ranks at all times. Every count of environment steps
+    (`total_timesteps`, `learning_starts`, schedules, logs) is over all ranks. `batch_size` and
+    `n_steps` are each rank's, so N ranks with M environments train like one process with N * M
+    environments and N times the batch; `split=True` shares out the batch instead.
+
+    Rank 0 logs, saves and runs EvalCallback, CheckpointCallback and the progress bar; other
+    callbacks run on every rank, and training ends when one of them asks for it. Without torchrun
+    the model trains as it would have, bit for bit.
+
+    Args:
+        model: any algorithm but ARS and TRPO, new or loaded; its class becomes one derived from it.
+        split: each rank takes 1 / N of `batch_size` and of PPO's and A2C's `n_steps`, and an
+            off-policy algorithm makes N times its gradient steps: as many updates by batches as
+            large as in one process.
+        amp: "bf16": layers run in bfloat16, parameters and optimizers stay float32.
+
+    Returns:
+        the model itself.
+
+    Raises:
+        TypeError: if the algorithm cannot be distributed.
+        ValueError: if ranks disagree, batches cannot be split, or amp is "fp16" (whose loss must be
+            scaled, and these loops take no scaler: use DataParallel in a loop of your own).
+    """
+    check_algorithm(model)
+    if amp not in (None, "bf16"):
+        raise ValueError(
+            f"amp must be None or 'bf16' here, got {amp!r}; 'fp16' needs a scaled loss, for which "
+            "Stable-Baselines3's loops have no place"
+        )
+    if isinstance(model, DistributedAlgorithm):
+        raise ValueError("model is distributed already; call distribute once, before learn")
+    if launched() and not active():
+        start()
+        atexit.register(stop)
+    check_loops(model)
+    if split:
+        check_split(model)
+    check_agreement(model)
+    _take_state(model)
+    if world_size() > 1:
+        share_batch_renorm(model.policy)
+        share_statistics(model.policy)
+        _set_rank(model)
+    shared = Distribution(model, split, amp)
+    original: Any = type(model)
+    model.__class__ = _distributed(original)
+    model.distribution = shared
+    return model
+
+
+def _take_state(model: Any) -> None:
+    """Rank 0's parameters, optimizers and statistics, on every rank."""
+    if world_size() == 1:
+        return
+    variables = {name: vars(model)[name] for name in model._get_torch_save_params()[1]}
+    env = model.get_vec_normalize_env()
+    statistics = None if env is None else (getattr(env, "obs_rms", None), env.ret_rms)
+    parameters = model.get_parameters()
+    parameters, values, statistics = broadcast_object((parameters, variables, statistics))
+    if is_main():
+        return
+    model.set_parameters(parameters, exact_match=True, device=model.device)
+    for name, variable in variables.items():
+        if variable is not None:
+            variable.data.copy_(values[name].data)
+    if env is not None:
+        env.obs_rms, env.ret_rms = statistics
+
+
+def _set_rank(model: Any) -> None:
+    """Seeds apart, and silence on all ranks but 0."""
+    # Fresh entropy: rank 0's own generators go on as they would.
+    seed = broadcast_object(secrets.randbits(31) if model.seed is None else model.seed)
+    if is_main():
+        return
+    model.set_random_seed((seed + RANK_SEEDS * rank()) % 2**32)
+    model.verbose = 0
+    model.tensorboard_log = None
+    if hasattr(model, "_logger"):
+        model.set_logger(Logger(folder=None, output_formats=[]))
