@@ -10,7 +10,7 @@ or, around training loops that call parts of a module, `average_gradients(parame
 """
 
 from policies.distributed.data_parallel import DataParallel
-from policies.distributed.gradients import average_gradients
+from policies.distributed.gradients import average_gradients, loss_factor
 from policies.distributed.group import (
     RankLostError,
     barrier,
@@ -25,12 +25,14 @@ from policies.distributed.group import (
     sum_over_ranks,
     world_size,
 )
-from policies.distributed.precision import FixedScaler, autocast
+from policies.distributed.precision import FixedScaler, LayerAutocast, Precision, autocast
 from policies.distributed.statistics import share_statistics
 
 __all__ = [
     "DataParallel",
     "FixedScaler",
+    "LayerAutocast",
+    "Precision",
     "RankLostError",
     "autocast",
     "average_gradients",
@@ -41,6 +43,7 @@ __all__ = [
     "gather_objects",
     "is_main",
     "local_rank",
+    "loss_factor",
     "process_group",
     "rank",
     "share_statistics",

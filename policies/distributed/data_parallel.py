@@ -5,11 +5,17 @@ import weakref
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from policies.distributed.group import at_stop, broadcast_state, world_size
-from policies.distributed.precision import Precision, autocast, check_precision, make_scaler
+from policies.distributed.precision import (
+    Precision,
+    autocast,
+    check_precision,
+    make_scaler,
+    to_float,
+)
 from policies.distributed.statistics import share_statistics
 
 # Buffers are equal on all ranks without DistributedDataParallel's broadcast in each forward.
@@ -30,9 +36,9 @@ class DataParallel(nn.Module):
         net.scaler.update()
 
     A training forward goes through torch's DistributedDataParallel, whose backward averages the
-    gradients; batch norms and normalizers use all ranks' statistics. In evaluation mode or without
-    gradients ranks do not wait for each other: one may evaluate alone. Call this object, not the
-    module in it: that would train the ranks apart.
+    gradients; batch norms and normalizers use all ranks' statistics. In evaluation mode ranks do
+    not wait for each other: one may evaluate alone. Train neither in evaluation mode nor through
+    the module in this object: either would move the ranks apart.
 
     Args:
         module: on its device, the same on every rank; rank 0's values are copied to all.
@@ -64,41 +70,39 @@ class DataParallel(nn.Module):
         parameters = list(module.parameters())
         self._device = parameters[0].device if parameters else torch.device("cpu")
         self.scaler = make_scaler(amp, self._device, loss_scale)
+        self._ddp = ddp
         # Not a submodule: its parameters would stand twice in state_dict.
         self.__dict__["_parallel"] = None
         if world_size() > 1:
-            share_statistics(module)
-            broadcast_state(module)
-            if any(p.requires_grad for p in parameters):
-                ddp = {_KEEP_BUFFERS: False, **ddp}
-                parallel = DistributedDataParallel(module, **ddp)
-                self.__dict__["_parallel"] = parallel
-                me = weakref.ref(self)
-                at_stop(lambda: _release(me()))
+            self._join()
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The module's result; half precision comes out as float32."""
-        parallel = self.__dict__["_parallel"]
-        train = self.training and torch.is_grad_enabled()
-        run = self.module if parallel is None or not train else parallel
+        run = self.module
+        if self.training and torch.is_grad_enabled() and world_size() > 1:
+            if self.__dict__["_parallel"] is None:
+                self._join()  # a copy, or built before the process group
+            run = self.__dict__["_parallel"]
         with autocast(self.amp, self._device):
-            return _to_float(run(*args, **kwargs))
+            return to_float(run(*args, **kwargs))
+
+    def _join(self) -> None:
+        """Be the same module on all ranks, and average its gradients from now on."""
+        share_statistics(self.module)
+        broadcast_state(self.module)
+        parallel = self.module
+        if any(p.requires_grad for p in self.module.parameters()):
+            parallel = DistributedDataParallel(self.module, **{_KEEP_BUFFERS: False, **self._ddp})
+        self.__dict__["_parallel"] = parallel
+        me = weakref.ref(self)
+        at_stop(lambda: _release(me()))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What copies and pickles get: everything but the ties to other processes."""
+        return {**self.__dict__, "_parallel": None}
 
 
 def _release(net: "DataParallel | None") -> None:
     """Let go of the group; the module stays."""
     if net is not None:
         net.__dict__["_parallel"] = None
-
-
-def _to_float(value: Any) -> Any:
-    """Half-precision tensors as float32, also within tuples, lists and dicts."""
-    if isinstance(value, Tensor):
-        return value.float() if value.dtype in (torch.bfloat16, torch.float16) else value
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*map(_to_float, value))
-    if isinstance(value, list | tuple):
-        return type(value)(map(_to_float, value))
-    if isinstance(value, dict):
-        return {key: _to_float(part) for key, part in value.items()}
-    return value

@@ -5,16 +5,19 @@ where a whole module is called, would do nothing in silence. Here the loop, or a
 optimizer, asks for the average between `backward` and `step`.
 """
 
+import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from policies.distributed.group import sum_all_, world_size
+from policies.distributed.group import sum_all_, sum_number, world_size
 
 # Elements of one message: 25 MB of float32, as torch's DistributedDataParallel.
 BUCKET = 25 * 2**18
+
+_NO_WEIGHT = "weight is 0 on all ranks: there is no mean over nothing; skip this step on all ranks"
 
 
 class _Part(NamedTuple):
@@ -34,15 +37,18 @@ def average_gradients(
     Args:
         parameters: those that the optimizer is about to move.
         weight: of this rank's gradient in the mean, for example the number of valid steps that its
-            loss is a mean over; None: all the same. Weights may not all be 0.
+            loss is a mean over; None: all the same. With 0 the gradient does not count, even if
+            it is NaN, as a mean over nothing is. Not all ranks' weights may be 0. Where statistics
+            are shared, a rank's gradient is one of all ranks' losses: weigh these, by
+            `loss_factor`, and leave this out.
         bucket: elements of one message; several messages travel at the same time.
 
     Raises:
-        ValueError: if weight is negative or a gradient is sparse.
+        ValueError: if weight is negative or not finite, or 0 on all ranks; if a gradient is sparse.
         RankLostError: if another rank has ended.
     """
-    if weight is not None and not weight >= 0.0:
-        raise ValueError(f"weight must be at least 0, got {weight}; pass the number of valid steps")
+    if weight is not None:
+        _check_weight(weight)
     if world_size() == 1:
         return
     parts = [
@@ -54,15 +60,45 @@ def average_gradients(
         _take(part)
 
 
+def loss_factor(weight: float) -> float:
+    """What to multiply this rank's loss by, so that the mean over ranks weighs each as it should.
+
+    It is weight / (mean weight of the ranks). A loss that is a mean over `weight` valid steps
+    becomes this rank's part of the mean over the valid steps of all ranks.
+
+    Raises:
+        ValueError: if weight is negative or not finite, or 0 on all ranks.
+        RankLostError: if another rank has ended.
+    """
+    _check_weight(weight)
+    total = sum_number(weight)
+    if total == 0.0:
+        raise ValueError(_NO_WEIGHT)
+    return weight * world_size() / total
+
+
+def _check_weight(weight: float) -> None:
+    if not 0.0 <= weight < math.inf:
+        raise ValueError(
+            f"weight must be a finite number of at least 0, got {weight}; pass the number of valid "
+            "steps"
+        )
+
+
 def _buckets(parameters: list[nn.Parameter], size: int) -> list[list[nn.Parameter]]:
     """Parameters of one dtype and device each, up to `size` elements unless one alone has more."""
-    groups: dict[tuple[torch.dtype, torch.device], list[list[nn.Parameter]]] = {}
+    buckets: list[list[nn.Parameter]] = []
+    # where the last bucket of a kind stands, and its elements
+    last: dict[tuple[torch.dtype, torch.device], tuple[int, int]] = {}
     for parameter in parameters:
-        buckets = groups.setdefault((parameter.dtype, parameter.device), [[]])
-        if buckets[-1] and sum(p.numel() for p in buckets[-1]) + parameter.numel() > size:
+        kind = (parameter.dtype, parameter.device)
+        place, elements = last.get(kind, (-1, size))
+        if place < 0 or elements + parameter.numel() > size:
+            place, elements = len(buckets), 0
             buckets.append([])
-        buckets[-1].append(parameter)
-    return [bucket for buckets in groups.values() for bucket in buckets]
+        buckets[place].append(parameter)
+        last[kind] = (place, elements + parameter.numel())
+    return buckets
 
 
 def _message(parameters: list[nn.Parameter], weight: float) -> Tensor:
@@ -82,7 +118,9 @@ def _message(parameters: list[nn.Parameter], weight: float) -> Tensor:
             )
         pieces.append(grad.reshape(-1).to(dtype))
     flat = torch.cat(pieces)
-    if weight != 1.0:
+    if weight == 0.0:
+        flat.zero_()  # 0 * NaN is NaN
+    elif weight != 1.0:
         flat.mul_(weight)
     return torch.cat([flat, torch.tensor([*has, weight], dtype=dtype, device=like.device)])
 
@@ -90,9 +128,11 @@ def _message(parameters: list[nn.Parameter], weight: float) -> Tensor:
 def _take(part: _Part) -> None:
     """Write the message's means into the gradients."""
     sizes = [parameter.numel() for parameter in part.parameters]
-    flat, has, weight = part.message.split([sum(sizes), len(sizes), 1])
+    flat, has = part.message.split([sum(sizes), len(sizes) + 1])
+    *present, weight = has.tolist()
+    if weight == 0.0:
+        raise ValueError(_NO_WEIGHT)
     flat = flat / weight
-    present = has.tolist()
     for parameter, grad, ranks in zip(part.parameters, flat.split(sizes), present, strict=True):
         if ranks == 0.0:
             continue

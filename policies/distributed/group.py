@@ -10,6 +10,7 @@ processes and tells them of each other in environment variables.
 import contextlib
 import gc
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
@@ -25,6 +26,9 @@ TIMEOUT = timedelta(minutes=30)
 # Run before the group ends: PyTorch aborts the process, now and then, where a
 # DistributedDataParallel outlives the group that it talks through.
 _at_stop: list[Callable[[], object]] = []
+
+# What errors of the engine say that did not come through `_exchange`.
+_TRANSPORT = re.compile(r"gloo|nccl|connection (closed|reset)", re.IGNORECASE)
 
 # Seconds that this process has spent in exchanges, waiting for slower ranks included.
 _seconds = 0.0
@@ -55,7 +59,9 @@ def process_group(backend: str | None = None, timeout: timedelta = TIMEOUT) -> I
         timeout: how long to wait for a rank that is alive but silent.
 
     Raises:
-        ValueError: if the backend is not one of this PyTorch.
+        ValueError: if the backend is not one of this PyTorch, or this machine has fewer CUDA
+            devices than processes that want one each.
+        RankLostError: if another rank has ended, also in DistributedDataParallel's backward.
     """
     if active() or not launched():
         yield
@@ -63,19 +69,29 @@ def process_group(backend: str | None = None, timeout: timedelta = TIMEOUT) -> I
     start(backend, timeout)
     try:
         yield
+    except RuntimeError as error:
+        if type(error) is not RankLostError and _TRANSPORT.search(str(error)):
+            raise _lost(error) from error
+        raise
     finally:
         stop()
 
 
 def start(backend: str | None = None, timeout: timedelta = TIMEOUT) -> None:
     """Join the processes that torchrun started: see `process_group`."""
-    cuda = torch.cuda.is_available()
-    if cuda:
-        torch.cuda.set_device(local_rank())
+    devices = torch.cuda.device_count()
     if backend is None:
-        backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
+        backend = "cpu:gloo,cuda:nccl" if devices else "gloo"
     for name in backend.split(","):
         _check_backend(name.rpartition(":")[2])
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if "nccl" in backend and here > devices:
+        raise ValueError(
+            f"{here} processes were started on a machine with {devices} CUDA devices, of which "
+            "each process takes one; start at most as many, or pass backend='gloo'"
+        )
+    if devices:
+        torch.cuda.set_device(local_rank() % devices)
     dist.init_process_group(backend, timeout=timeout)
 
 
@@ -127,7 +143,10 @@ def is_main() -> bool:
 
 
 def exchange_seconds() -> float:
-    """Seconds that this process has spent in exchanges so far, waiting included."""
+    """Seconds that this process has spent in exchanges so far, waiting included.
+
+    Those of DistributedDataParallel, which run beside backward, are not in it.
+    """
     return _seconds
 
 
@@ -139,20 +158,32 @@ def _exchange() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise RankLostError(
-            f"rank {rank()} of {world_size()} could not exchange data with the others: one has "
-            "ended, or does something else than the rest. Its own message tells why; training "
-            f"goes on from its last checkpoint. PyTorch says: {str(error).splitlines()[0]}"
-        ) from error
+        raise _lost(error) from error
     finally:
         _seconds += time.perf_counter() - begin
+
+
+def _lost(error: RuntimeError) -> RankLostError:
+    said = str(error).partition("\n")[0]
+    return RankLostError(
+        f"rank {rank()} of {world_size()} could not exchange data with the others: one has "
+        "ended, or does something else than the rest. Its own message tells why; training "
+        f"goes on from its last checkpoint. PyTorch says: {said}"
+    )
 
 
 def barrier() -> None:
     """Wait until every rank is here."""
     if world_size() > 1:
-        # A CPU tensor: gloo's own barrier is there with every backend.
-        sum_(torch.zeros(1))
+        sum_number(0.0)
+
+
+def sum_number(value: float) -> float:
+    """Sum a number over the ranks; the same bits on every rank."""
+    # NCCL alone takes nothing from a CPU.
+    alone = world_size() > 1 and dist.get_backend() == "nccl"
+    device = "cuda" if alone else "cpu"
+    return float(sum_(torch.tensor(value, dtype=torch.float64, device=device)))
 
 
 def sum_(x: Tensor) -> Tensor:
@@ -208,11 +239,11 @@ class _Sum(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        return sum_(x.detach().clone())
+        return sum_(_copy(x))
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        return sum_(grads[0].contiguous().clone())
+        return sum_over_ranks(grads[0])  # so that it can be differentiated again
 
 
 def sum_over_ranks(x: Tensor) -> Tensor:
@@ -225,27 +256,35 @@ def sum_over_ranks(x: Tensor) -> Tensor:
     if torch.is_grad_enabled() and x.requires_grad:
         total: Tensor = _Sum.apply(x)  # type: ignore[no-untyped-call]  # torch's
         return total
-    return sum_(x.detach().clone())
+    return sum_(_copy(x))
 
 
+def _copy(x: Tensor) -> Tensor:
+    """A copy that an exchange may write to, in rows: ranks might hold other layouts."""
+    return x.detach().clone(memory_format=torch.contiguous_format)
+
+
+@torch.no_grad()
 def broadcast_state(module: torch.nn.Module) -> None:
     """Copy rank 0's parameters and buffers into every rank's module, in place.
 
     Raises:
-        ValueError: if the ranks' modules are of different shapes.
+        ValueError: on all ranks, if their modules are of different shapes or dtypes.
     """
     if world_size() == 1:
         return
-    tensors = dict(module.state_dict(keep_vars=True))
-    shapes = {name: tuple(x.shape) for name, x in tensors.items() if isinstance(x, Tensor)}
-    for other, theirs in enumerate(gather_objects(shapes)):
-        if theirs != shapes:
-            differ = sorted(k for k in {*shapes, *theirs} if shapes.get(k) != theirs.get(k))
+    # Not state_dict: it leaves buffers out that are not saved.
+    tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    ours = {name: (tuple(x.shape), x.dtype) for name, x in tensors.items()}
+    for other, theirs in enumerate(gather_objects(ours)):
+        if list(theirs.items()) != list(ours.items()):
+            differ = sorted(k for k in {*ours, *theirs} if ours.get(k) != theirs.get(k))
             raise ValueError(
                 f"every rank must build the same module, but rank {rank()} and rank {other} differ "
-                f"in {differ[:5]}; give all ranks the same arguments"
+                f"in {differ[:5] or 'the order of their parts'}; give all ranks the same arguments"
             )
-    with torch.no_grad():
-        for name in shapes:
-            with _exchange():
-                dist.broadcast(tensors[name].detach(), src=0)
+    for x in tensors.values():
+        sent = x.detach().contiguous()
+        with _exchange():
+            dist.broadcast(sent, src=0)
+        x.copy_(sent)

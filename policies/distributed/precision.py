@@ -5,9 +5,12 @@ gradients vanish, so the loss is scaled up before `backward` and gradients down 
 """
 
 import contextlib
-from typing import Any, Literal
+import math
+from collections.abc import Iterator
+from typing import Any, Literal, Self
 
 import torch
+from torch import Tensor, nn
 from torch.amp import GradScaler
 
 Precision = Literal["bf16", "fp16"]
@@ -38,8 +41,8 @@ class FixedScaler(GradScaler):
     """
 
     def __init__(self, device: str, scale: float) -> None:
-        super().__init__(device, init_scale=scale)
-        self._fixed = scale
+        self._fixed = float(scale)  # torch takes an int for a tensor
+        super().__init__(device, init_scale=self._fixed)
 
     def update(self, new_scale: Any = None) -> None:
         """Get ready for the next step."""
@@ -55,13 +58,82 @@ def make_scaler(amp: str | None, device: torch.device, scale: float | None) -> G
         scale: a fixed factor; None: torch's adaptive one.
 
     Raises:
-        ValueError: if a scale is given that would have no effect, or is not positive.
+        ValueError: if a scale is given that would have no effect, or is not a positive number.
     """
-    if scale is not None and (amp != "fp16" or not scale > 0.0):
+    if scale is not None and (amp != "fp16" or not 0.0 < scale < math.inf):
         raise ValueError(
-            f"loss_scale must be positive and goes with amp='fp16' only, got {scale} with "
-            f"amp={amp!r}; leave it out"
+            f"loss_scale must be positive and finite and goes with amp='fp16' only, got {scale} "
+            f"with amp={amp!r}; leave it out"
         )
     if scale is not None:
         return FixedScaler(device.type, scale)
     return GradScaler(device.type, enabled=amp == "fp16")
+
+
+class LayerAutocast:
+    """Autocast of single layers of a network, whose results come out as float32.
+
+    For training loops in which forward, loss and backward cannot be told apart: matmuls run in half
+    precision; losses, distributions, backward's bookkeeping and what goes to NumPy stay float32.
+    Acts between `__enter__` and `__exit__` only.
+
+    Args:
+        module: the network.
+        amp: precision; None: does nothing.
+        layers: classes of the layers to act on; what is inside of one is part of it.
+    """
+
+    def __init__(
+        self, module: nn.Module, amp: Precision | None, layers: tuple[type[nn.Module], ...]
+    ) -> None:
+        check_precision(amp)
+        self._amp = amp
+        self._layers = list(_outermost(module, layers)) if amp is not None else []
+        self._handles: list[Any] = []
+        self._open: list[contextlib.AbstractContextManager[Any]] = []
+
+    def __enter__(self) -> Self:
+        """Begin to act."""
+        for layer in self._layers:
+            self._handles.append(layer.register_forward_pre_hook(self._before))
+            # Also after a layer that raised: autocast must end.
+            self._handles.append(layer.register_forward_hook(self._after, always_call=True))
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Leave the network as it was."""
+        while self._handles:
+            self._handles.pop().remove()
+
+    def _before(self, layer: nn.Module, args: Any) -> None:
+        device = next((p.device for p in layer.parameters()), torch.device("cpu"))
+        context = autocast(self._amp, device)
+        context.__enter__()
+        self._open.append(context)
+
+    def _after(self, layer: nn.Module, args: Any, result: Any) -> Any:
+        if self._open:
+            self._open.pop().__exit__(None, None, None)
+        return to_float(result)
+
+
+def _outermost(module: nn.Module, layers: tuple[type[nn.Module], ...]) -> Iterator[nn.Module]:
+    """Layers of these classes that are inside of none of them."""
+    if isinstance(module, layers):
+        yield module
+        return
+    for child in module.children():
+        yield from _outermost(child, layers)
+
+
+def to_float(value: Any) -> Any:
+    """Half-precision tensors as float32, also within tuples, lists and dicts."""
+    if isinstance(value, Tensor):
+        return value.float() if value.dtype in (torch.bfloat16, torch.float16) else value
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*map(to_float, value))
+    if isinstance(value, list | tuple):
+        return type(value)(map(to_float, value))
+    if isinstance(value, dict):
+        return {key: to_float(part) for key, part in value.items()}
+    return value

@@ -17,9 +17,10 @@ from policies.normalizer import RunningNormalizer
 def share_statistics(module: nn.Module) -> None:
     """Let normalizers and batch norms below a module use the statistics of all ranks' batches.
 
-    In place; state_dict keeps its names, and copies of the module share too. Each training forward
-    then waits for the other ranks, evaluation does not. Instance norms, group norms and layer norms
-    need nothing. torch's batch norms keep their class's name with "Shared" before it.
+    In place; state_dict keeps its names, and copies of the module share too. Each forward in
+    training mode then waits for the other ranks, evaluation does not. Instance norms, group norms
+    and layer norms need nothing, SyncBatchNorm shares by itself. torch's batch norms keep their
+    class's name with "Shared" before it.
 
     Raises:
         ValueError: if a batch norm is of a class whose arithmetic is not known.
@@ -29,7 +30,9 @@ def share_statistics(module: nn.Module) -> None:
             part.merge = merge_moments
         elif isinstance(part, TdBN):
             part.sums = sum_over_ranks
-        elif isinstance(part, _BatchNorm) and not isinstance(part, SharedBatchNorm):
+        elif isinstance(part, _BatchNorm) and not isinstance(
+            part, SharedBatchNorm | nn.SyncBatchNorm
+        ):
             known = _SHARED.get(type(part))
             if known is None:
                 raise ValueError(
@@ -71,19 +74,19 @@ class SharedBatchNorm(_BatchNorm):
     def forward(self, input: Tensor) -> Tensor:
         """Normalize; in training mode by the statistics of all ranks' batches."""
         self._check_input_dim(input)  # type: ignore[no-untyped-call]  # torch's
-        if not self.training and self.running_mean is not None:
+        # Without running statistics evaluation normalizes by its own batch: it waits for nobody.
+        if not self.training:
             return super().forward(input)
         axes = [axis for axis in range(input.dim()) if axis != 1]
         shape = [-1 if axis == 1 else 1 for axis in range(input.dim())]
-        x = input.float()
+        x = input.to(torch.promote_types(input.dtype, torch.float32))
         rows = x.new_full((1,), x.numel() / max(x.shape[1], 1))
         sums = sum_over_ranks(torch.cat([x.sum(dim=axes), rows]))
         count = sums[-1].detach()
         mean = sums[:-1] / count
         centered = x - mean.view(shape)
         var = sum_over_ranks(centered.square().sum(dim=axes)) / count
-        if self.training:
-            self._follow(mean.detach(), var.detach(), count)
+        self._follow(mean.detach(), var.detach(), count)
         out = centered * (var + self.eps).rsqrt().view(shape)
         if self.affine:
             out = out * self.weight.view(shape) + self.bias.view(shape)

@@ -10,6 +10,7 @@ import contextlib
 import inspect
 import secrets
 from functools import cache
+from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -30,6 +31,7 @@ from policies.distributed import (
     world_size,
 )
 from policies.distributed.group import active, gather, launched, start, stop
+from policies.files import write_atomically
 from sb3_spiking.distributed.agreement import (
     check_agreement,
     check_algorithm,
@@ -60,12 +62,14 @@ class Distribution:
 
     Attributes:
         clock: where this rank's time went.
+        resumed: whether the model goes on with a run; `learn` then counts the steps it has.
     """
 
     def __init__(self, model: Any, split: bool, amp: Precision | None) -> None:
         self.parts = world_size() if split else 1
         self.amp = amp
         self.clock = Clock()
+        self.resumed = False
         self.on_policy = isinstance(model, OnPolicyAlgorithm)
         self.steps = SharedSteps(model)
         self.normalization: SharedNormalization | None = None
@@ -166,6 +170,10 @@ class DistributedAlgorithm(BaseAlgorithm):
     def learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> Self:
         """As the algorithm's; `total_timesteps` are over all ranks."""
         base: Any = super()
+        if self.distribution.resumed:
+            # Stable-Baselines3 adds the steps that are done.
+            total_timesteps = max(total_timesteps - self.num_timesteps, 0)
+            kwargs["reset_num_timesteps"] = False
         check_loops(self)
         check_agreement(self, total_timesteps=total_timesteps)
         self.distribution.begin(self)
@@ -181,11 +189,20 @@ class DistributedAlgorithm(BaseAlgorithm):
         whole: BaseCallback = base._init_callback(callbacks, False)
         return whole
 
-    def save(self, *args: Any, **kwargs: Any) -> None:
-        """As the algorithm's, on rank 0; nothing on the others, whose models are equal."""
+    def save(self, path: Any, *args: Any, **kwargs: Any) -> None:
+        """As the algorithm's, on rank 0; nothing on the others, whose models are equal.
+
+        A file is whole or as it was, also when the process is killed.
+        """
         base: Any = super()
-        if is_main():
-            base.save(*args, **kwargs)
+        if not is_main():
+            return
+        if not isinstance(path, str | Path):
+            base.save(path, *args, **kwargs)
+            return
+        target = Path(path) if Path(path).suffix else Path(f"{path}.zip")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(str(target), lambda part: base.save(part, *args, **kwargs))
 
     def _excluded_save_params(self) -> list[str]:
         base: Any = super()

@@ -1,0 +1,192 @@
+"""RL Zoo's training on many ranks."""
+
+import json
+import os
+import re
+import zipfile
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rl_zoo3.exp_manager import ExperimentManager
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import CheckpointCallback, EvalCallback
+from stable_baselines3.common.vec_env import VecEnv
+
+from policies.distributed import (
+    barrier,
+    broadcast_object,
+    gather_objects,
+    is_main,
+    rank,
+    world_size,
+)
+from policies.files import write_atomically
+from sb3_spiking.distributed.algorithm import distribute
+from sb3_spiking.distributed.checkpoints import Checkpoints, SaveCheckpoints
+from sb3_spiking.distributed.evaluation import DistributedEvalCallback
+from sb3_spiking.zoo import SpikingExperimentManager
+
+# Written last: where it is, the run is finished.
+RECORD = "distributed.json"
+# Without --save-freq, checkpoints in a run.
+CHECKPOINTS = 10
+
+
+class DistributedExperimentManager(ExperimentManager):
+    """Put before RL Zoo's manager of experiments, spiking or dense: one experiment on all ranks.
+
+    Rank 0 owns the run's folder; the others write only their monitor files, in `rank_<n>` there.
+    """
+
+    # Set from the command line before RL Zoo makes the manager.
+    options: Namespace
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.optimize_hyperparameters:
+            raise ValueError(
+                "-optimize searches in one process; for several, start several searches with the "
+                "same --storage and --study-name"
+            )
+        self.monitor_kwargs = dict(self.monitor_kwargs)
+        self.seed, self.save_path = broadcast_object((self.seed, self.save_path))
+        self._checkpoint: Path | None = None
+        if self.options.resume:
+            self._find_checkpoint()
+        self.params_path = f"{self.save_path}/{self.env_name}"
+        self.checkpoints = Checkpoints(Path(self.save_path, "checkpoints"), str(self.env_name))
+        if not is_main():
+            self.verbose = 0
+            self.tensorboard_log = None
+            self.show_progress = False
+
+    def _find_checkpoint(self) -> None:
+        """The newest run's newest checkpoint; none, and the run starts anew."""
+        newest = broadcast_object(self._newest_run() if is_main() else None)
+        found = None if newest is None else Checkpoints(Path(newest, "checkpoints"), "").newest()
+        if newest is None or found is None:
+            print("Nothing to resume: training starts anew")
+            return
+        self.save_path = newest
+        self._checkpoint = found
+        self.trained_agent = str(found / "model.zip")
+        self.continue_training = True
+        steps = int(found.name.removeprefix("steps_"))
+        # Environments and exploration do not begin as at the start.
+        self.seed = int(np.random.SeedSequence([self.seed, steps]).generate_state(1)[0])
+        print(f"Resuming {newest} from step {steps}")
+
+    def _newest_run(self) -> str | None:
+        """The folder of the environment's newest run that has a checkpoint and is not finished."""
+        pattern = re.compile(re.escape(str(self.env_name)) + r"_(\d+)")
+        runs = []
+        for path in Path(self.log_path).glob(f"{self.env_name}_*"):
+            match = pattern.fullmatch(path.name)
+            if match is not None:
+                runs.append((int(match[1]), path))
+        for _, path in sorted(runs, reverse=True):
+            if not (path / RECORD).exists():
+                return str(path)
+        return None
+
+    def create_log_folder(self) -> None:
+        """As RL Zoo's, by rank 0."""
+        if is_main():
+            super().create_log_folder()  # type: ignore[no-untyped-call]  # RL Zoo's
+        barrier()
+
+    def _save_config(self, saved_hyperparams: dict[str, Any]) -> None:
+        if is_main() and self._checkpoint is None:
+            super()._save_config(saved_hyperparams)
+
+    def create_envs(self, n_envs: int, eval_env: bool = False, no_log: bool = False) -> VecEnv:
+        """As RL Zoo's; every rank writes monitor files of its own."""
+        if self._checkpoint is not None:
+            self.monitor_kwargs["override_existing"] = False
+        run = self.save_path
+        if not is_main():
+            self.save_path = os.path.join(run, f"rank_{rank()}")
+        try:
+            return super().create_envs(n_envs, eval_env, no_log)
+        finally:
+            self.save_path = run
+
+    def create_callbacks(self) -> None:
+        """As RL Zoo's, with checkpoints of all ranks; frequencies are in steps of all ranks."""
+        every = self.save_freq if self.save_freq > 0 else max(self.n_timesteps // CHECKPOINTS, 1)
+        self.save_freq = -1
+        together = self.options.eval_ranks == "all"
+        if self.eval_freq > 0:
+            self.eval_freq = max(self.eval_freq // world_size(), 1)
+            if not (is_main() or together):
+                self.eval_freq = -1
+        super().create_callbacks()  # type: ignore[no-untyped-call]  # RL Zoo's
+        for callback in self.callbacks:
+            if isinstance(callback, EvalCallback) and together:
+                callback.__class__ = DistributedEvalCallback
+            if isinstance(callback, EvalCallback) and self._checkpoint is not None and is_main():
+                _remember_evaluations(callback)
+        assert not any(isinstance(callback, CheckpointCallback) for callback in self.callbacks)
+        self.callbacks.append(SaveCheckpoints(self.checkpoints, every))
+
+    def _load_pretrained_agent(self, hyperparams: dict[str, Any], env: VecEnv) -> BaseAlgorithm:
+        model = super()._load_pretrained_agent(hyperparams, env)
+        if self._checkpoint is not None:
+            Checkpoints.load_replay_buffer(model, self._checkpoint)
+        return model
+
+    def learn(self, model: BaseAlgorithm) -> None:
+        """As RL Zoo's, on all ranks."""
+        distribute(model, split=self.options.split, amp=self.options.amp)
+        vars(model)["distribution"].resumed = self._checkpoint is not None
+        super().learn(model)
+
+    def save_trained_model(self, model: BaseAlgorithm) -> None:
+        """As RL Zoo's, by rank 0; then the record, which marks the run as finished."""
+        clocks = gather_objects(vars(model)["distribution"].clock.as_dict())
+        if is_main():
+            super().save_trained_model(model)
+            record = {
+                "ranks": world_size(),
+                "steps": model.num_timesteps,
+                "split": self.options.split,
+                "amp": self.options.amp,
+                "seconds": clocks,
+            }
+            write_atomically(
+                f"{self.save_path}/{RECORD}",
+                lambda part: _write_text(part, json.dumps(record, indent=2) + "\n"),
+            )
+
+
+def _write_text(path: str, text: str) -> None:
+    Path(path).write_text(text, encoding="utf-8")
+
+
+def _remember_evaluations(callback: EvalCallback) -> None:
+    """Go on with the evaluations that a run has written."""
+    try:
+        with np.load(f"{callback.log_path}.npz") as before:
+            timesteps, results = before["timesteps"].tolist(), before["results"]
+            lengths = before["ep_lengths"].tolist()
+    except FileNotFoundError:
+        return
+    except (ValueError, OSError, zipfile.BadZipFile):
+        print(f"{callback.log_path}.npz is damaged; evaluations are collected anew")
+        return
+    callback.evaluations_timesteps = timesteps
+    callback.evaluations_results = results.tolist()
+    callback.evaluations_length = lengths
+    callback.best_mean_reward = float(results.mean(axis=1).max())
+
+
+class _SpikingManager(DistributedExperimentManager, SpikingExperimentManager):
+    """With a spiking policy in place of the dense one that a file names."""
+
+
+def manager_class(options: Namespace) -> type[DistributedExperimentManager]:
+    """The manager for options of the command line."""
+    base = DistributedExperimentManager if options.dense else _SpikingManager
+    return type("ExperimentManager", (base,), {"options": options})
