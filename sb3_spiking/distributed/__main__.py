@@ -13,9 +13,12 @@ import time
 import traceback
 from collections.abc import Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, NoReturn
 
 from policies.distributed import RankLostError, is_main, process_group
+from policies.gps_up import RunRecord, table
+from sb3_spiking.distributed.clock import RECORD
 
 _DESCRIPTION = """\
 RL Zoo's training on all processes of torchrun; N ranks train one policy.
@@ -26,6 +29,10 @@ All further arguments are RL Zoo's (python -m sb3_spiking.zoo train --help). -n,
 --save-freq are in environment steps of all ranks together; without --save-freq there is a
 checkpoint every tenth of the run. Each rank has its own environments and replay buffer, and
 batch_size and n_steps of the hyperparameters are each rank's.
+
+  python -m sb3_spiking.distributed compare logs/td3/Hopper-v4_1 logs/td3/Hopper-v4_2
+
+compares finished runs of the same number of steps with the first: Speedup, Greenup, Powerup.
 """
 
 _LOST = "training goes on from its last checkpoint with --resume"
@@ -40,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("command", choices=["train"])
+    parser.add_argument("command", choices=["train", "compare"])
     add = parser.add_argument
     add("--resume", action="store_true", help="go on with the newest unfinished run, if any")
     add("--split", action="store_true", help="share out the batch; see sb3_spiking.distributed")
@@ -52,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
         default="0",
         help="who evaluates: rank 0 while the others wait (default), or all, a share each",
     )
+    add("--energy", action="store_true", help="measure energy; needs spiking-policies[energy]")
     add("--backend", help="gloo, nccl or mpi, if PyTorch has it; default: what the devices take")
     add(
         "--timeout",
@@ -65,6 +73,9 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Train; never returns after an error."""
     options, zoo_args = _parser().parse_known_args(argv)
+    if options.command == "compare":
+        _compare(zoo_args)
+        return
     signal.signal(signal.SIGTERM, _stopped)
     try:
         with process_group(options.backend, timedelta(seconds=options.timeout)):
@@ -93,6 +104,16 @@ def _train(options: argparse.Namespace, zoo_args: list[str]) -> None:
     # RL Zoo reads the process's arguments by itself.
     sys.argv = ["python -m sb3_spiking.distributed train", *zoo_args]
     rl_zoo3.train.train()
+
+
+def _compare(folders: list[str]) -> None:
+    """Print a table of runs."""
+    if not folders:
+        _end("error: compare needs the folders of two runs or more", 2)
+    try:
+        print(table([RunRecord.load(Path(folder) / RECORD) for folder in folders]))
+    except (OSError, ValueError) as error:
+        _end(f"error: {error}", 2)
 
 
 def _stopped(number: int, frame: object) -> None:

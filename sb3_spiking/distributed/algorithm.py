@@ -62,6 +62,7 @@ class Distribution:
 
     Attributes:
         clock: where this rank's time went.
+        steps_done: environment steps of all ranks while the clock ran.
         resumed: whether the model goes on with a run; `learn` then counts the steps it has.
     """
 
@@ -69,6 +70,7 @@ class Distribution:
         self.parts = world_size() if split else 1
         self.amp = amp
         self.clock = Clock()
+        self.steps_done = 0
         self.resumed = False
         self.on_policy = isinstance(model, OnPolicyAlgorithm)
         self.steps = SharedSteps(model)
@@ -177,8 +179,10 @@ class DistributedAlgorithm(BaseAlgorithm):
         check_loops(self)
         check_agreement(self, total_timesteps=total_timesteps)
         self.distribution.begin(self)
+        before = self.num_timesteps if kwargs.get("reset_num_timesteps") is False else 0
         with self.distribution.clock.measure("total"):
             base.learn(total_timesteps, *args, **kwargs)
+        self.distribution.steps_done += self.num_timesteps - before
         return self
 
     def _init_callback(self, callback: Any, progress_bar: bool = False) -> BaseCallback:

@@ -6,6 +6,10 @@ from collections.abc import Iterator
 
 from policies.distributed import exchange_seconds
 
+# In a run's folder, what it took (policies.gps_up.RunRecord). Written last: where it is, the run is
+# finished.
+RECORD = "distributed.json"
+
 
 class Clock:
     """Wall seconds of this rank while it learned, by what it did.

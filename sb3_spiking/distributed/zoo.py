@@ -1,10 +1,11 @@
 """RL Zoo's training on many ranks."""
 
-import json
 import os
 import re
+import sys
 import zipfile
 from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +20,18 @@ from policies.distributed import (
     broadcast_object,
     gather_objects,
     is_main,
+    local_rank,
     rank,
     world_size,
 )
-from policies.files import write_atomically
+from policies.energy_meter import EnergyMeter, EnergyReading
+from policies.gps_up import RunRecord
 from sb3_spiking.distributed.algorithm import distribute
 from sb3_spiking.distributed.checkpoints import Checkpoints, SaveCheckpoints
+from sb3_spiking.distributed.clock import RECORD
 from sb3_spiking.distributed.evaluation import DistributedEvalCallback
 from sb3_spiking.zoo import SpikingExperimentManager
 
-# Written last: where it is, the run is finished.
-RECORD = "distributed.json"
 # Without --save-freq, checkpoints in a run.
 CHECKPOINTS = 10
 
@@ -141,28 +143,44 @@ class DistributedExperimentManager(ExperimentManager):
         """As RL Zoo's, on all ranks."""
         distribute(model, split=self.options.split, amp=self.options.amp)
         vars(model)["distribution"].resumed = self._checkpoint is not None
-        super().learn(model)
+        # A machine's counters count all of its processes: one of them reads.
+        self._meter = EnergyMeter(enabled=self.options.energy and local_rank() == 0)
+        with self._meter:
+            super().learn(model)
 
     def save_trained_model(self, model: BaseAlgorithm) -> None:
         """As RL Zoo's, by rank 0; then the record, which marks the run as finished."""
-        clocks = gather_objects(vars(model)["distribution"].clock.as_dict())
-        if is_main():
-            super().save_trained_model(model)
-            record = {
-                "ranks": world_size(),
-                "steps": model.num_timesteps,
-                "split": self.options.split,
-                "amp": self.options.amp,
-                "seconds": clocks,
-            }
-            write_atomically(
-                f"{self.save_path}/{RECORD}",
-                lambda part: _write_text(part, json.dumps(record, indent=2) + "\n"),
-            )
+        readings = gather_objects(
+            (self._meter.reading, self._meter.estimate) if local_rank() == 0 else None
+        )
+        if not is_main():
+            return
+        super().save_trained_model(model)
+        measured, estimated = zip(*(pair for pair in readings if pair), strict=True)
+        parts = vars(model)["distribution"].clock.as_dict()
+        RunRecord(
+            steps=vars(model)["distribution"].steps_done,
+            unit="environment steps",
+            ranks=world_size(),
+            seconds=parts.pop("total"),
+            parts=parts,
+            energy=_total(measured),
+            estimate=_total(estimated),
+            command=" ".join(sys.orig_argv),
+        ).save(Path(self.save_path, RECORD))
 
 
-def _write_text(path: str, text: str) -> None:
-    Path(path).write_text(text, encoding="utf-8")
+def _total(readings: Sequence[EnergyReading]) -> EnergyReading:
+    """The energy of all machines; nothing unless each has it by the same method."""
+    if len(readings) == 1:
+        return readings[0]
+    for reading in readings:
+        if reading.kwh is None or reading.method != readings[0].method:
+            return EnergyReading(None, None, f"not of every machine: {reading.method}")
+    total = sum(reading.kwh for reading in readings if reading.kwh is not None)
+    return EnergyReading(
+        total, readings[0].kind, f"{readings[0].method} on {len(readings)} machines"
+    )
 
 
 def _remember_evaluations(callback: EvalCallback) -> None:
