@@ -12,6 +12,7 @@ import os
 import pickle
 import re
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -100,7 +101,9 @@ class Checkpoints:
         buffer = _whole(*pickle.loads((checkpoint / f"rank_{rank()}.pkl").read_bytes()))
         if isinstance(buffer, HerReplayBuffer):
             buffer.set_env(model.env)
-            buffer.truncate_last_trajectory()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that half an episode is left out
+                buffer.truncate_last_trajectory()
         buffer.device = model.device
         model.replay_buffer = buffer
 

@@ -1,5 +1,6 @@
 """Without other ranks: the same training bit for bit, and what is refused."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -98,14 +99,15 @@ def filled(buffer: ReplayBuffer, steps: int) -> ReplayBuffer:
 def test_replay_buffers_survive_a_checkpoint(kind: str, steps: int, tmp_path: Path) -> None:
     flat = spaces.Box(-1, 1, (3,), np.float32)
     action = spaces.Box(-1, 1, (2,), np.float32)
-    buffer: Any = {
+    kinds: dict[str, Callable[[], Any]] = {
         "plain": lambda: ReplayBuffer(16, flat, action),
         "memory": lambda: ReplayBuffer(
             16, flat, action, optimize_memory_usage=True, handle_timeout_termination=False
         ),
         "dict": lambda: DictReplayBuffer(16, spaces.Dict({"a": flat, "b": flat}), action),
         "n-step": lambda: NStepReplayBuffer(16, flat, action, n_steps=3, gamma=0.9),
-    }[kind]()
+    }
+    buffer = kinds[kind]()
     model = distribute(model_of("td3"))
     model.replay_buffer = filled(buffer, steps)
     checkpoints = Checkpoints(tmp_path, "Walk")
