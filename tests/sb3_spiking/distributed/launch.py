@@ -1,4 +1,4 @@
-"""Two ranks for the tests here."""
+"""Ranks of this machine for the tests here."""
 
 import os
 import subprocess
@@ -8,15 +8,21 @@ from pathlib import Path
 ROOT = Path(__file__).parents[3]
 
 
+def command(*args: str, ranks: int = 2) -> list[str]:
+    """The command that runs a module on ranks."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    return [*launcher, "--nproc-per-node", str(ranks), *args]
+
+
 def torchrun(
     *args: str, ranks: int = 2, timeout: float = 300.0
 ) -> subprocess.CompletedProcess[str]:
-    """Run a module on ranks of this machine."""
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node",
-        str(ranks), *args,
-    ]  # fmt: skip
-    environ = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    """Run a module on ranks, to the end."""
     return subprocess.run(
-        command, capture_output=True, text=True, env=environ, timeout=timeout, check=False
+        command(*args, ranks=ranks),
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        timeout=timeout,
+        check=False,
     )
