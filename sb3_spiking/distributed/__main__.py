@@ -126,7 +126,7 @@ def _end(message: str, code: int) -> NoReturn:
     sys.stdout.flush()
     report = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if report is not None:  # torchrun shows in its summary what stands there
-        details = {"py_callstack": "", "timestamp": str(int(time.time()))}
+        details = {"py_callstack": message, "timestamp": str(int(time.time()))}
         with contextlib.suppress(OSError), open(report, "w", encoding="utf-8") as file:
             json.dump({"message": {"message": message, "extraInfo": details}}, file)
     os._exit(code)

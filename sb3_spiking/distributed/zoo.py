@@ -81,7 +81,7 @@ class DistributedExperimentManager(ExperimentManager):
         print(f"Resuming {newest} from step {steps}")
 
     def _newest_run(self) -> str | None:
-        """The folder of the environment's newest run that has a checkpoint and is not finished."""
+        """The folder of the environment's newest run with a checkpoint; None if it is finished."""
         pattern = re.compile(re.escape(str(self.env_name)) + r"_(\d+)")
         runs = []
         for path in Path(self.log_path).glob(f"{self.env_name}_*"):
@@ -89,7 +89,10 @@ class DistributedExperimentManager(ExperimentManager):
             if match is not None:
                 runs.append((int(match[1]), path))
         for _, path in sorted(runs, reverse=True):
-            if not (path / RECORD).exists():
+            if (path / RECORD).exists():
+                return None
+            # A run that ended before its first checkpoint has nothing to go on with.
+            if Checkpoints(path / "checkpoints", "").newest() is not None:
                 return str(path)
         return None
 
