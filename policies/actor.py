@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -12,8 +13,8 @@ from policies.checks import check_features, fault_mark
 from policies.config import CurrentLIFConfig, EncoderKind, NeuronConfig, PopulationActorConfig
 from policies.kernels.choice import Kernel, Matmul, MatmulBackward, pick
 from policies.kernels.fields import responses
-from policies.kernels.guard import looked_at, plain_only, transformed
-from policies.kernels.matmul import WeightCache, gradient_dtype, real_linear, spike_linear
+from policies.kernels.guard import autocasts, looked_at, transformed, without_autocast
+from policies.kernels.matmul import WeightCache, gradient_dtype, in_force, real_linear, spike_linear
 from policies.kernels.neuron import Neurons, load
 from policies.kernels.stack import Stack, run_stack
 from policies.neurons import make_neuron
@@ -59,16 +60,19 @@ class SpikeLinear(nn.Linear):
         self.cached = WeightCache()
 
     def forward(self, spikes: Tensor) -> Tensor:
-        """Currents of spikes; PyTorch's own for tracers, functorch and other dtypes."""
-        if plain_only() or self.weight.dtype != torch.float32:
+        """Currents of spikes, under autocast to bfloat16 those of "bf16".
+
+        PyTorch's own for tracers, functorch, autocast to float16 and other dtypes.
+        """
+        if transformed(spikes.device) or self.weight.dtype != torch.float32:
             currents: Tensor = linear(spikes, self.weight, self.bias)
             return currents
+        matmul, grad_dtype = in_force(self.matmul, self.grad_dtype, spikes.device)
         if self.real_input:
-            return real_linear(spikes, self.weight, self.bias, self.matmul)
+            with without_autocast(spikes.device) if matmul == "bf16" else nullcontext():
+                return real_linear(spikes, self.weight, self.bias, matmul)
         flat = spikes.reshape(-1, spikes.shape[-1])
-        currents = spike_linear(
-            flat, self.weight, self.bias, self.matmul, self.cached, self.grad_dtype
-        )
+        currents = spike_linear(flat, self.weight, self.bias, matmul, self.cached, grad_dtype)
         return currents.view(*spikes.shape[:-1], self.out_features)
 
 
@@ -76,6 +80,9 @@ class SpikingMLP(nn.Module):
     """A feed-forward stack of (Linear -> spiking neuron): spikes [T, B, in] -> spikes [T, B, out].
 
     All T spike steps of a layer go through one matmul; state starts at 0 in every call.
+
+    Under autocast to bfloat16 it computes what it would with `matmul="bf16"` and
+    `matmul_backward="bf16"`, bit for bit: spikes times weights in bfloat16, all else in float32.
 
     Args:
         sizes: neurons of the input and of each layer, at least two numbers.
@@ -168,14 +175,15 @@ class SpikingMLP(nn.Module):
     ) -> Tensor:
         """As `forward`, in one function; x is spikes, or activations [B, in] with an encoder."""
         layers = self.layers()
+        matmul, grad_dtype = in_force(self.matmul, self.grad_dtype, x.device)
         stack = Stack(
             load(pick(self.kernel, x.device)),
             self.neuron_settings(),
             encoder,
             spike_steps,
             encoder_threshold,
-            self.matmul,
-            self.grad_dtype,
+            matmul,
+            grad_dtype,
             [linear.cached for linear in layers],
         )
         weights = [linear.weight for linear in layers]
@@ -308,8 +316,8 @@ class PopulationBody(nn.Module):
     ) -> "EventDrivenBody | None":
         """The event-driven twin, where it is equal bit for bit and faster; else None.
 
-        It is equal under matmul="exact" only, which counts spikes; `others` are modules that the
-        result goes through, see SpikingMLP.fast.
+        It is equal under matmul="exact" only, which counts spikes, and so never under autocast;
+        `others` are modules that the result goes through, see SpikingMLP.fast.
         """
         config = self.config
         if torch.is_grad_enabled() or config.matmul != "exact" or obs.dim() != 2:
@@ -317,6 +325,7 @@ class PopulationBody(nn.Module):
         encoder, mlp = self.encoder, self.mlp
         if (
             not 0 < obs.shape[0] <= EVENT_DRIVEN_BATCH
+            or autocasts(obs.device)
             or obs.shape[1] != encoder.obs_dim
             or encoder.kind(deterministic) != "deterministic"
             or not config.decoder.countable

@@ -89,8 +89,7 @@ def _settings(module: nn.Module, config: Any, neurons: tuple[LIFConfig, LIFConfi
     if isinstance(module, TdBN):
         usual = module.eps == EPS and module.momentum == MOMENTUM
         tracks = module.running_mean is not None and module.running_var is not None
-        alone = module.sums is None  # compiled code knows of no other processes
-        return _has_parameters(module) and usual and tracks and alone and _masks(module, config)
+        return _has_parameters(module) and usual and tracks and _masks(module, config)
     return True
 
 
@@ -112,7 +111,10 @@ def _has_parameters(module: nn.Module) -> bool:
 
 
 def _one_kind(transformer: Any) -> bool:
-    """Whether what compiled code takes from one place holds everywhere: mixing, norms, neurons."""
+    """Whether what compiled code takes from one place holds everywhere.
+
+    That is mixing, neurons, norms and the processes that share their statistics.
+    """
     attention = [block.attention for block in transformer.blocks]
     if len({type(branch.mix) for branch in attention}) > 1:
         return False
@@ -120,6 +122,9 @@ def _one_kind(transformer: Any) -> bool:
         layers = (branch.query, branch.key, branch.value)
         if len({layer.neuron.config for layer in layers}) > 1:
             return False
+    shared = [module.sums for module in transformer.modules() if isinstance(module, TdBN)]
+    if any(sums != shared[0] for sums in shared):
+        return False
     norms = {type(module._modules.get("norm")) for module in transformer.modules()}
     return norms <= {TdLN, type(None)} or TdLN not in norms
 

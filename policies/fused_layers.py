@@ -3,7 +3,8 @@
 They run where `fused_transformer.runs_fused` says so: on a CPU, in training. What they compute and
 how exactly is stated in `policies.kernels.normed_lif`; batch statistics are summed in another order
 than PyTorch's, so their last bits differ, and a spike may flip where a membrane meets the
-threshold.
+threshold. Where batch norms share their statistics with other processes, those of all of them are
+united: two exchanges in forward, one in backward.
 """
 
 from dataclasses import dataclass
@@ -224,7 +225,8 @@ class _NormedLIF(torch.autograd.Function):
         bias_sum = np.zeros((1, features))
         count, rstd = ctx.statistics
         scale = norm.batch * ctx.params[SCALE]
-        means = np.stack([sums[0] / count, sums[1] * rstd * rstd / count, scale])
+        reached = _of_all(plan.norm, sums[:2])
+        means = np.stack([reached[0] / count, reached[1] * rstd * rstd / count, scale])
         kernels.backward_norm(
             flat(y, rows), flat(grad, rows), ctx.valid, ctx.params, norm, ctx.layer_stats,
             means.astype(np.float32), flat(grad_y, rows), bias_sum,
@@ -286,6 +288,20 @@ def _array(x: Tensor) -> Any:
     return x.detach().contiguous().numpy()
 
 
+def _of_all(inputs: NormInputs, x: Any) -> Any:
+    """An array's sum over all processes where batch norms share their statistics."""
+    sums = inputs.norms[0].sums if inputs.norms else None
+    return x if sums is None else sums(torch.from_numpy(x)).numpy()
+
+
+def _unite(inputs: NormInputs, count: float, mean: Any, squares: Any) -> tuple[float, Any, Any]:
+    """Number of rows, mean and squared deviations of all processes' rows, from this one's."""
+    total = _of_all(inputs, np.append(count * mean, count))
+    rows = float(total[-1])
+    united = total[:-1] / max(rows, 1.0)
+    return rows, united, _of_all(inputs, squares + count * (mean - united) ** 2)
+
+
 def _statistics(inputs: NormInputs, y: Any, bias: Any, valid: Any) -> tuple[Any, Any, float]:
     """Mean of y [N], 1 / deviation [N] and number of rows; running statistics follow."""
     from policies.kernels.moments import moments
@@ -293,6 +309,8 @@ def _statistics(inputs: NormInputs, y: Any, bias: Any, valid: Any) -> tuple[Any,
     features = y.shape[2]
     mean, squares = np.zeros(features), np.zeros(features)
     count = moments(y, valid, mean, squares)
+    if inputs.norms[0].sums is not None:
+        count, mean, squares = _unite(inputs, count, mean, squares)
     parts = np.split(np.arange(features), inputs.segments)
     variance = squares / max(count, 1.0)
     for norm, part in zip(inputs.norms, parts, strict=True):

@@ -15,12 +15,14 @@ from policies.fused_attention import positional_lif
 from policies.fused_guard import trains_as_built
 from policies.fused_layers import Emitted, join, norm_inputs, normed_lif
 from policies.kernels.choice import pick
-from policies.kernels.guard import transformed
+from policies.kernels.guard import autocasts, transformed, without_autocast
 from policies.rates import report
 
 
 def runs_fused(transformer: Any, x: Tensor, theta: float | Tensor) -> bool:
     """Whether the compiled layers can run: numba, float32, training, and nothing that looks inside.
+
+    Under autocast to bfloat16 they run as with matmul="bf16", and tokens may be bfloat16.
 
     The other variant of PTBN, folded networks and whatever `fused_guard` finds changed take the
     plain operations, as do traced graphs, modules with hooks, empty batches and a single number per
@@ -30,7 +32,7 @@ def runs_fused(transformer: Any, x: Tensor, theta: float | Tensor) -> bool:
     return (
         transformer.training
         and not transformed(x.device)  # first: a tracer or compiler sees no more than this
-        and x.dtype == torch.float32
+        and (x.dtype == torch.float32 or (x.dtype == torch.bfloat16 and autocasts(x.device)))
         and pick(config.kernel, x.device) == "numba"
         and config.spike_steps * x.shape[0] * x.shape[1] > 1
         and not (isinstance(theta, Tensor) and theta.requires_grad)
@@ -53,11 +55,15 @@ class FusedPass:
         self.theta = theta
         self.valid = valid
         self.statistics_of = valid if self.config.mask_statistics else None
-        bf16 = self.config.matmul == "bf16"
+        bf16 = self.config.matmul == "bf16" or autocasts(next(transformer.parameters()).device)
         self.spike_dtype = torch.bfloat16 if bf16 else torch.float32
 
     def run(self, x: Tensor) -> Tensor:
-        """Tokens [B, L, D] -> tokens [B, L, D]."""
+        """Tokens [B, L, D] -> tokens [B, L, D], float32."""
+        with without_autocast(x.device):
+            return self._run(x.float())
+
+    def _run(self, x: Tensor) -> Tensor:
         blocks = list(self.transformer.blocks)
         x_seq = x.unsqueeze(0).expand(self.config.spike_steps, *x.shape)
         first = blocks[0].attention.input_neuron

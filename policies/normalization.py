@@ -102,7 +102,7 @@ class TdBN(nn.BatchNorm1d):
         if valid is None or not masked:
             valid = x.new_ones(x.shape[1:-1])
         with torch.autocast(x.device.type, enabled=False):  # it would round the sums
-            return self._masked(x.float(), valid)
+            return self._masked(x.to(torch.promote_types(x.dtype, torch.float32)), valid)
 
     def _masked(self, x: Tensor, valid: Tensor) -> Tensor:
         """Batch statistics over the tokens that exist; without any, the running ones."""

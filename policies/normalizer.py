@@ -128,7 +128,10 @@ class RunningNormalizer(nn.Module):
         if (obs.shape[0] == 0 and self.merge is None) or self.frozen:
             return
         obs = obs.to(self.running_mean.dtype)
-        batch_var, batch_mean = torch.var_mean(obs, dim=0, correction=0)
+        if obs.shape[0] == 0:  # other processes have some; torch warns of the moments of nothing
+            batch_var = batch_mean = torch.zeros_like(self.running_mean)
+        else:
+            batch_var, batch_mean = torch.var_mean(obs, dim=0, correction=0)
         batch_count = torch.full_like(self.running_count, obs.shape[0])
         outside = self._outside(obs)
         if self.merge is not None:

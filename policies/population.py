@@ -9,7 +9,7 @@ from policies.checks import check_features, fault_mark
 from policies.config import DecoderConfig, EncoderConfig, EncoderKind, LIFConfig
 from policies.functional import lif_sequence, state_dtype
 from policies.kernels.choice import Matmul
-from policies.kernels.guard import plain_only
+from policies.kernels.guard import autocasts, plain_only
 from policies.kernels.readout import compiled_read, exact_read
 from policies.surrogate import straight_through
 
@@ -152,7 +152,8 @@ class PopulationReadout(nn.Module):
     def is_exact(self) -> bool:
         """Whether values have the same bits in any order of addition."""
         plain = self.weight.dtype == torch.float32 and not plain_only()
-        return plain and self.matmul == "exact" and self.config.countable
+        exact = self.matmul == "exact" and not autocasts(self.weight.device)
+        return plain and exact and self.config.countable
 
     def read(self, activity: Tensor) -> Tensor:
         """Weigh the activity [B, action_dim * P] into values [B, action_dim]."""

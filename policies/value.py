@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from policies.actor import PopulationBody
 from policies.checks import check_features
 from policies.config import PopulationActorConfig, check_count, check_range
+from policies.kernels.guard import without_autocast
 
 
 class ValueReadout(nn.Module):
@@ -27,6 +28,9 @@ class ValueReadout(nn.Module):
         gain: factor on the level, > 0.
     """
 
+    # In bfloat16 a value of 100 would be off by 0.2; see policies.distributed.LayerAutocast.
+    full_precision = True
+
     def __init__(self, neurons: int, values: int = 1, gain: float = 10.0) -> None:
         super().__init__()
         check_count("neurons", neurons)
@@ -47,7 +51,9 @@ class ValueReadout(nn.Module):
             ValueError: if activity has another shape.
         """
         check_features("activity", activity, self.level.in_features)
-        values: Tensor = self.gain * self.level(activity) + self.difference(activity)
+        with without_autocast(activity.device):
+            activity = activity.to(self.level.weight.dtype)
+            values: Tensor = self.gain * self.level(activity) + self.difference(activity)
         return values
 
 

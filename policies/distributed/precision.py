@@ -80,7 +80,8 @@ class LayerAutocast:
     Args:
         module: the network.
         amp: precision; None: does nothing.
-        layers: classes of the layers to act on; what is inside of one is part of it.
+        layers: classes of the layers to act on; what is inside of one is part of it. Modules with
+            a true attribute `full_precision` are left alone, with all that is inside.
     """
 
     def __init__(
@@ -119,6 +120,8 @@ class LayerAutocast:
 
 def _outermost(module: nn.Module, layers: tuple[type[nn.Module], ...]) -> Iterator[nn.Module]:
     """Layers of these classes that are inside of none of them."""
+    if getattr(module, "full_precision", False):
+        return
     if isinstance(module, layers):
         yield module
         return

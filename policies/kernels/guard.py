@@ -1,6 +1,8 @@
 """When a kernel must not stand in for the modules that it computes, and what it must refuse."""
 
+import contextlib
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
@@ -39,8 +41,26 @@ def plain_only() -> bool:
 
 
 def transformed(device: torch.device) -> bool:
-    """Whether something rewrites the operations: those above, or autocast."""
-    return plain_only() or torch.is_autocast_enabled(device.type)
+    """Whether something rewrites the operations: those above, or autocast to float16.
+
+    Kernels know autocast to bfloat16: see `autocasts`.
+    """
+    return plain_only() or (torch.is_autocast_enabled(device.type) and not autocasts(device))
+
+
+def autocasts(device: torch.device) -> bool:
+    """Whether autocast to bfloat16 is on: matmuls of spikes run as `matmul="bf16"` then."""
+    return (
+        torch.is_autocast_enabled(device.type)
+        and torch.get_autocast_dtype(device.type) == torch.bfloat16
+    )
+
+
+def without_autocast(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Operations as they are written: backward too may run where autocast is on."""
+    if torch.is_autocast_enabled(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return contextlib.nullcontext()
 
 
 def refuse_second_derivative() -> None:

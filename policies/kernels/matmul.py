@@ -10,7 +10,7 @@
 *   bf16: weights and sums rounded to bfloat16, float32 bias. Some spikes flip.
 
 Backward passes take the weights as they are (float32), or rounded to bf16 together with the
-gradients, as `matmul_backward` says.
+gradients, as `matmul_backward` says. Under autocast to bfloat16 both are "bf16": see `in_force`.
 """
 
 from functools import cache
@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn.functional import linear, pad
 
 from policies.kernels.choice import Matmul, MatmulBackward, has_numba
+from policies.kernels.guard import autocasts, without_autocast
 from policies.kernels.neuron import Currents
 from policies.kernels.scratch import scratch
 
@@ -147,6 +148,13 @@ def gradient_dtype(matmul: Matmul, backward: MatmulBackward) -> torch.dtype:
     return torch.bfloat16 if bf16 else torch.float32
 
 
+def in_force(
+    matmul: Matmul, grad_dtype: torch.dtype, device: torch.device
+) -> tuple[Matmul, torch.dtype]:
+    """The arithmetic that runs, forward and backward: what was asked for, or autocast's."""
+    return ("bf16", torch.bfloat16) if autocasts(device) else (matmul, grad_dtype)
+
+
 def spike_dtype(matmul: Matmul) -> torch.dtype:
     """The dtype of spikes in a forward matmul."""
     return {"float32": torch.float32, "exact": torch.int8, "bf16": torch.bfloat16}[matmul]
@@ -206,16 +214,18 @@ class _SpikeLinear(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(spikes, weight)
         ctx.grad_dtype = grad_dtype
-        operand = spikes.to(spike_dtype(matmul))
-        return currents(operand, weight, bias, matmul, cached).float32()
+        with without_autocast(spikes.device):
+            operand = spikes.to(spike_dtype(matmul))
+            return currents(operand, weight, bias, matmul, cached).float32()
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> Any:
         spikes, weight = ctx.saved_tensors
         dtype, grad = ctx.grad_dtype, grad_outputs[0]
-        rounded = grad.to(dtype)
-        grad_spikes = (rounded @ weight.to(dtype)).to(spikes.dtype)
-        grad_weight = (rounded.t() @ spikes.to(dtype)).to(weight.dtype)
+        with without_autocast(grad.device):
+            rounded = grad.to(dtype)
+            grad_spikes = (rounded @ weight.to(dtype)).to(spikes.dtype)
+            grad_weight = (rounded.t() @ spikes.to(dtype)).to(weight.dtype)
         return grad_spikes, grad_weight, grad.sum(dim=0), None, None, None
 
 

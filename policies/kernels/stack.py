@@ -18,7 +18,7 @@ from torch import Tensor
 from policies.checks import fault_mark
 from policies.config import EncoderKind
 from policies.kernels.choice import Matmul
-from policies.kernels.guard import refuse_second_derivative
+from policies.kernels.guard import refuse_second_derivative, without_autocast
 from policies.kernels.matmul import WeightCache, currents, real_linear, spike_dtype
 from policies.kernels.neuron import Currents, NeuronKernel, Neurons
 from policies.kernels.scratch import scratch
@@ -60,6 +60,11 @@ def run_stack(
         weights: [out, in] of each layer.
         biases: [out] of each layer.
     """
+    with without_autocast(x.device):
+        return _run(stack, x, weights, biases)
+
+
+def _run(stack: Stack, x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
     tensors = [x, *weights, *biases]
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
         out = _Stack.apply(stack, *tensors)  # type: ignore[no-untyped-call]  # torch's
@@ -140,39 +145,43 @@ class _Stack(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> Any:
         refuse_second_derivative()
-        stack: Stack = ctx.stack
-        tensors = ctx.saved_tensors
-        layers = len(tensors) // 4
-        weights, biases, inputs, membranes = (
-            tensors[part * layers : (part + 1) * layers] for part in range(4)
+        with without_autocast(grad_outputs[0].device):
+            return _backward(ctx, grad_outputs[0])
+
+
+def _backward(ctx: Any, grad: Tensor) -> Any:
+    stack: Stack = ctx.stack
+    tensors = ctx.saved_tensors
+    layers = len(tensors) // 4
+    weights, biases, inputs, membranes = (
+        tensors[part * layers : (part + 1) * layers] for part in range(4)
+    )
+    grad_weights: list[Tensor | None] = [None] * layers
+    grad_biases: list[Tensor | None] = [None] * layers
+    for layer in range(layers - 1, -1, -1):
+        step_weights = _step_weights(stack, grad.device) if layer == 0 else None
+        out = stack.kernel.backward(
+            membranes[layer],
+            biases[layer],
+            grad,
+            stack.neurons,
+            stack.grad_dtype,
+            step_weights,
         )
-        grad_weights: list[Tensor | None] = [None] * layers
-        grad_biases: list[Tensor | None] = [None] * layers
-        grad: Tensor = grad_outputs[0]
-        for layer in range(layers - 1, -1, -1):
-            step_weights = _step_weights(stack, grad.device) if layer == 0 else None
-            out = stack.kernel.backward(
-                membranes[layer],
-                biases[layer],
-                grad,
-                stack.neurons,
-                stack.grad_dtype,
-                step_weights,
-            )
-            grad_biases[layer] = out.bias
-            flat = out.grad.flatten(0, 1)  # [T * B, out]
-            source, received = flat, inputs[layer].flatten(0, 1)
-            if layer == 0 and stack.encoder == "analog":
-                assert out.summed is not None
-                source, received = out.summed, inputs[layer][0]
-            grad_weights[layer] = _weight_gradient(source, received, weights[layer].dtype)
-            if layer > 0 or ctx.needs_input_grad[1]:
-                below = flat if out.summed is None else out.summed
-                grad = _into_scratch(below, weights[layer].to(stack.grad_dtype))
-                if layer > 0 or stack.encoder is None:
-                    grad = grad.view(stack.spike_steps, -1, grad.shape[-1])
-        grad_x = grad.to(torch.float32, copy=True) if ctx.needs_input_grad[1] else None
-        return None, grad_x, *grad_weights, *grad_biases
+        grad_biases[layer] = out.bias
+        flat = out.grad.flatten(0, 1)  # [T * B, out]
+        source, received = flat, inputs[layer].flatten(0, 1)
+        if layer == 0 and stack.encoder == "analog":
+            assert out.summed is not None
+            source, received = out.summed, inputs[layer][0]
+        grad_weights[layer] = _weight_gradient(source, received, weights[layer].dtype)
+        if layer > 0 or ctx.needs_input_grad[1]:
+            below = flat if out.summed is None else out.summed
+            grad = _into_scratch(below, weights[layer].to(stack.grad_dtype))
+            if layer > 0 or stack.encoder is None:
+                grad = grad.view(stack.spike_steps, -1, grad.shape[-1])
+    grad_x = grad.to(torch.float32, copy=True) if ctx.needs_input_grad[1] else None
+    return None, grad_x, *grad_weights, *grad_biases
 
 
 def _weight_gradient(grad: Tensor, received: Tensor, dtype: torch.dtype) -> Tensor:

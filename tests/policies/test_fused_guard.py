@@ -201,7 +201,7 @@ def test_a_subclass_of_the_whole_runs_compiled(ran: list[str]) -> None:
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 def test_whoever_rewrites_operations_gets_them(ran: list[str]) -> None:
     net, x = network("numba"), normal(B, L, D)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", torch.float16):
         net(x)
     torch.jit.trace(net, x, check_trace=False)
     handle = register_module_forward_hook(lambda *_: None)

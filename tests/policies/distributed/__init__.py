@@ -1,0 +1,1 @@
+"""Tests with two ranks: `checks_*` run on both, `test_*` compare what they found."""
