@@ -36,6 +36,7 @@ with command_start(__name__):
         SpikingDecisionTransformer,
         SpikingDecisionTransformerConfig,
     )
+    from d3rlpy_spiking.distributed import distribute
     from d3rlpy_spiking.dsformer import (
         DiscreteDSFormer,
         DiscreteDSFormerConfig,
@@ -66,6 +67,7 @@ __all__ = [
     "SpikingTACRConfig",
     "WarmupCosineFactory",
     "datasets",
+    "distribute",
     "load_dsformer",
     "maze",
 ]

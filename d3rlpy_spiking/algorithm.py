@@ -16,11 +16,11 @@ from d3rlpy.models.torch.transformers import (
     PositionEncoding,
     SimplePositionEncoding,
 )
-from d3rlpy.torch_utility import unwrap_ddp_model, wrap_model_by_ddp
 from d3rlpy.types import NDArray, Shape
 from torch import nn
 
 from d3rlpy_spiking.dataset_checks import check_dataset, check_fit
+from d3rlpy_spiking.distributed import distribute
 from d3rlpy_spiking.export import save_policy
 from d3rlpy_spiking.files import write_atomically
 from d3rlpy_spiking.transformer import SpikingNetwork, fold_network
@@ -199,16 +199,17 @@ class SpikingTransformerAlgorithm:
         modules = folded._impl.modules.get_torch_modules()
         for name, module in self._impl.modules.get_torch_modules().items():
             source = network if name == "transformer" else module  # the rest: TACR's critics
-            unwrap_ddp_model(modules[name]).load_state_dict(unwrap_ddp_model(source).state_dict())
+            modules[name].load_state_dict(source.state_dict())
         return folded
 
     def inner_create_impl(self, observation_shape: Shape, action_size: int) -> None:
         """Build network, optimizer and implementation; d3rlpy calls it."""
         network = self._build_network(observation_shape, action_size)
-        network.backbone.theta_as_tensor = self._enable_ddp or self._compiles
+        network.backbone.theta_as_tensor = self._compiles
         network.to(self._device)
-        module: nn.Module = wrap_model_by_ddp(network) if self._enable_ddp else network
-        self._impl = self._build_impl(module, observation_shape, action_size)
+        self._impl = self._build_impl(network, observation_shape, action_size)
+        if self._enable_ddp:
+            distribute(self)
 
     @property
     def _compiles(self) -> bool:

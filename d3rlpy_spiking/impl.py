@@ -1,6 +1,6 @@
 """Losses and updates: d3rlpy's, with schedules that resume, and what is logged of spikes."""
 
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from d3rlpy.algos.transformer.inputs import TorchTransformerInput
@@ -9,11 +9,13 @@ from d3rlpy.algos.transformer.torch.decision_transformer_impl import (
     DiscreteDecisionTransformerImpl,
 )
 from d3rlpy.algos.transformer.torch.tacr_impl import TACRImpl
-from d3rlpy.torch_utility import TorchTrajectoryMiniBatch, map_location, unwrap_ddp_model
+from d3rlpy.torch_utility import TorchTrajectoryMiniBatch, unwrap_ddp_model
 from torch import Tensor, nn
 
 from d3rlpy_spiking.recording import recorded_rates, summary
 from d3rlpy_spiking.transformer import Progress, SpikingNetwork
+from policies.distributed import average_gradients, sum_over_ranks, world_size
+from policies.distributed.group import sum_number
 
 
 class SpikingImpl:
@@ -21,6 +23,8 @@ class SpikingImpl:
 
     _modules: Any
     _device: str
+    # whether other processes train the same network; see d3rlpy_spiking.distributed
+    distributed = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._compiled = bool(kwargs.get("compiled", False))
@@ -38,8 +42,8 @@ class SpikingImpl:
         """How far training has come."""
         return self.network.backbone.progress
 
-    def _note_gradient(self) -> None:
-        """Keep the gradient's norm, before the optimizer clips it."""
+    def _finish_gradient(self) -> None:
+        """Average the gradient over ranks; keep its norm, before the optimizer clips it."""
         if self._compiled:
             return
         parameters = [p for p in self.network.parameters() if p.requires_grad]
@@ -48,21 +52,16 @@ class SpikingImpl:
             # before, and nothing in a network that was just loaded: the same in both.
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
+        if self.distributed:
+            average_gradients(parameters)
         grads = [p.grad for p in parameters if p.grad is not None]
         self._gradient_norm = nn.utils.get_total_norm(grads)
 
-    def load_model(self, f: BinaryIO) -> None:
-        """Load weights, optimizer and progress; d3rlpy's wrapper for processes may be around."""
-        states = torch.load(f, map_location=map_location(self._device))
-        for name, module in self._modules.create_checkpointer(self._device).modules.items():
-            target = unwrap_ddp_model(module) if isinstance(module, nn.Module) else module
-            target.load_state_dict(states[name])
+    def _mean(self, values: Tensor, masks: Tensor) -> Tensor:
+        return masked_mean(values, masks, all_ranks=self.distributed)
 
     def inner_predict(self, inpt: TorchTransformerInput) -> Tensor:
-        """Action or logits of the last step, [A].
-
-        The network is called without its wrapper: one process may predict while others do not.
-        """
+        """Action or logits of the last step, [A]."""
         out = self.network(
             inpt.observations, inpt.actions, inpt.returns_to_go, inpt.timesteps, 1 - inpt.masks
         )
@@ -89,10 +88,18 @@ class SpikingImpl:
         return out
 
 
-def masked_mean(values: Tensor, masks: Tensor) -> Tensor:
-    """Mean of values [B, L] over the tokens with mask 1; 0 if there is none."""
+def masked_mean(values: Tensor, masks: Tensor, *, all_ranks: bool = False) -> Tensor:
+    """Mean of values [B, L] over the tokens with mask 1; 0 if there is none.
+
+    With all_ranks the mean of the ranks' results is the mean over all ranks' tokens. The weight is
+    in the loss, not in the average of gradients: batch norms carry gradients to other ranks.
+    """
     masks = masks.reshape(values.shape)
-    return (values * masks).sum() / masks.sum().clamp_min(1.0)
+    count = masks.sum()
+    if all_ranks:
+        count = sum_over_ranks(count)
+    mean = (values * masks).sum() / count.clamp_min(1.0)
+    return mean * world_size() if all_ranks else mean
 
 
 class SpikingDecisionTransformerImpl(SpikingImpl, DecisionTransformerImpl):
@@ -101,7 +108,7 @@ class SpikingDecisionTransformerImpl(SpikingImpl, DecisionTransformerImpl):
     def compute_grad(self, batch: TorchTrajectoryMiniBatch) -> dict[str, Tensor]:
         """Gradients of a batch."""
         out: dict[str, Tensor] = super().compute_grad(batch)
-        self._note_gradient()
+        self._finish_gradient()
         return out
 
 
@@ -111,7 +118,7 @@ class SpikingDiscreteDecisionTransformerImpl(SpikingImpl, DiscreteDecisionTransf
     def compute_grad(self, batch: TorchTrajectoryMiniBatch) -> dict[str, Tensor]:
         """Gradients of a batch."""
         out: dict[str, Tensor] = super().compute_grad(batch)
-        self._note_gradient()
+        self._finish_gradient()
         return out
 
     @property
@@ -121,7 +128,8 @@ class SpikingDiscreteDecisionTransformerImpl(SpikingImpl, DiscreteDecisionTransf
     @_tokens.setter
     def _tokens(self, value: int) -> None:
         # d3rlpy's attribute is lost when saved; the network's buffer is not.
-        self.progress.tokens.fill_(value)
+        new = value - self._tokens
+        self.progress.tokens.add_(int(sum_number(new)) if self.distributed else new)
 
 
 class JointTokenImpl(SpikingDecisionTransformerImpl):
@@ -136,7 +144,7 @@ class JointTokenImpl(SpikingDecisionTransformerImpl):
             batch.timesteps,
             1 - batch.masks,
         )
-        return masked_mean((action - batch.actions).square().mean(dim=-1), batch.masks)
+        return self._mean((action - batch.actions).square().mean(dim=-1), batch.masks)
 
 
 class DiscreteJointTokenImpl(SpikingDiscreteDecisionTransformerImpl):
@@ -153,7 +161,7 @@ class DiscreteJointTokenImpl(SpikingDiscreteDecisionTransformerImpl):
         )
         actions = batch.actions.reshape(logits.shape[:2]).long()
         loss = nn.functional.cross_entropy(logits.movedim(-1, 1), actions, reduction="none")
-        return masked_mean(loss, batch.masks)
+        return self._mean(loss, batch.masks)
 
 
 class SpikingTACRImpl(SpikingImpl, TACRImpl):
@@ -162,5 +170,12 @@ class SpikingTACRImpl(SpikingImpl, TACRImpl):
     def compute_actor_grad(self, batch: TorchTrajectoryMiniBatch) -> Tensor:
         """The actor's gradients of a batch."""
         out: Tensor = super().compute_actor_grad(batch)
-        self._note_gradient()
+        self._finish_gradient()
+        return out
+
+    def compute_critic_grad(self, batch: TorchTrajectoryMiniBatch) -> Tensor:
+        """The critics' gradients of a batch."""
+        out: Tensor = super().compute_critic_grad(batch)
+        if self.distributed:
+            average_gradients(self._modules.q_funcs.parameters())
         return out

@@ -92,7 +92,7 @@ class SpikingTACR(SpikingTransformerAlgorithm, TACR):
             config.q_func_factory,
             n_ensembles=config.n_critics,
             device=self._device,
-            enable_ddp=self._enable_ddp,
+            enable_ddp=False,  # averaged without d3rlpy's wrapper
         )
         return critics
 

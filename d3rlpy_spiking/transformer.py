@@ -92,7 +92,7 @@ class SpikingBackbone(nn.Module):
         self.progress = Progress(ptbn_steps)
         self.dropout = nn.Dropout(embed_dropout)
         # A number lets PTBN leave out its layer branch once theta is 0; a tensor does not, as
-        # data parallel training and CUDA graphs need: every parameter gets a gradient there.
+        # CUDA graphs need, which record one course of operations.
         self.theta_as_tensor = False
 
     def forward(self, x: Tensor, attention_mask: Tensor) -> Tensor:

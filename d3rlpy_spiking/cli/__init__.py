@@ -3,17 +3,15 @@
 Reading the arguments needs neither torch nor d3rlpy; the commands import them.
 """
 
+import os
 import sys
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
 
 from d3rlpy_spiking.cli.arguments import Arguments, parse
-from d3rlpy_spiking.cli.errors import UsageError, one_line
+from d3rlpy_spiking.cli.errors import USER_ERRORS, RankEndedError, UsageError, one_line, say_error
 from d3rlpy_spiking.cli.quiet import quiet_import, quiet_logs
-
-# What whoever typed the command can put right; anything else is a fault and keeps its traceback.
-_USER_ERRORS = (UsageError, ValueError, TypeError, OSError, ImportError)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -23,15 +21,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments; None for those of the process.
 
     Returns:
-        The exit code: 0, 2 after an error of the user's, which is printed in one line, or 130 when
-        interrupted.
+        The exit code: 0, 2 after an error of the user's, which is printed in one line, 130 when
+        interrupted; that of another process of the run where this one ends because of it.
     """
-    args = None
     try:
         args = parse(argv)
+        args.device = _device(args)
+    except UsageError as error:
+        say_error(error)
+        return 2
+    try:
         _run(args)
-    except _USER_ERRORS as error:
-        if args is not None and args.traceback:
+    except RankEndedError as error:
+        if str(error):
+            print(f"error: {one_line(error)}", file=sys.stderr)
+        return error.code
+    except USER_ERRORS as error:
+        if args.traceback:
             traceback.print_exc()
         print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
@@ -41,19 +47,36 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _check_device(name: str) -> None:
+def _device(args: Arguments) -> str:
+    """The device of this process: with torchrun, each has a CUDA device of its own.
+
+    Raises:
+        UsageError: if there is no such device, or the command is for one process; on every rank.
+    """
+    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and args.command != "train":
+        raise UsageError(f"{args.command} runs in one process: start it without torchrun")
+    name: str = args.device
     if not name.startswith("cuda"):
-        return
+        return name
     import torch
 
-    if int(name.removeprefix("cuda:")) >= torch.cuda.device_count():
+    if ranks > 1 and name != "cuda":
         raise UsageError(
-            f"--device {name}: there are {torch.cuda.device_count()} CUDA devices here; use cpu"
+            f"--device {name} would be the device of {ranks} processes; pass --device cuda, which "
+            "gives each its own"
         )
+    count = torch.cuda.device_count()
+    number = int(name.removeprefix("cuda").removeprefix(":") or 0)
+    if max(number, ranks - 1) >= count:
+        raise UsageError(
+            f"--device {name}{f' in {ranks} processes' if ranks > 1 else ''}: there are {count} "
+            f"CUDA devices here; use {'fewer processes or ' if count and ranks > 1 else ''}cpu"
+        )
+    return f"cuda:{os.environ.get('LOCAL_RANK', number) if ranks > 1 else number}"
 
 
 def _run(args: Arguments) -> None:
-    _check_device(args.device)
     with quiet_import():
         from d3rlpy_spiking.cli.evaluate import evaluate
         from d3rlpy_spiking.cli.fold import fold

@@ -31,6 +31,10 @@ the YAML file:
              {{type: vector, params: {{hidden_units: [128]}}}}
   maze:      arguments of d3rlpy_spiking.maze.maze_dataset, for --dataset maze
 
+In several processes, each with batches of batch_size of its own, on cuda each on its own device:
+
+  torchrun --nproc-per-node 2 -m d3rlpy_spiking train --config dsformer_small ...
+
 The run's folder is OUTPUT/<name of the file>_<seed>: metrics as CSV and for TensorBoard,
 checkpoints model_<steps>.d3, and at the end results.json and model.d3.
 """
@@ -56,14 +60,15 @@ def _seed(text: str) -> int:
 
 
 def _device(text: str) -> str:
-    name = "cuda:0" if text == "cuda" else text
-    if not re.fullmatch(r"cpu|cuda:\d+", name):
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", text):
         raise argparse.ArgumentTypeError(f"must be cpu, cuda or cuda:<number>, got {text!r}")
-    return name
+    return text
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", type=_device, default="cpu", help="cpu or cuda:0; default cpu")
+    parser.add_argument(
+        "--device", type=_device, default="cpu", help="cpu, cuda or cuda:1; default cpu"
+    )
     parser.add_argument(
         "--traceback", action="store_true", help="show where in the code an error arose"
     )

@@ -1,5 +1,7 @@
 """Errors that whoever typed a command or wrote a file can put right."""
 
+import os
+import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -8,12 +10,35 @@ class UsageError(ValueError):
     """The message names what is wrong and what to do; it is shown without a traceback."""
 
 
+# What whoever typed the command can put right; anything else is a fault and keeps its traceback.
+USER_ERRORS = (UsageError, ValueError, TypeError, OSError, ImportError)
+
+
+class RankEndedError(Exception):
+    """Another process of the run has failed, so this one ends.
+
+    Args:
+        code: exit code.
+        message: what to print; empty where the other process says all.
+    """
+
+    def __init__(self, code: int, message: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+
+
 def one_line(error: BaseException) -> str:
     """The message of an error on one line."""
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror}"
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def say_error(error: BaseException) -> None:
+    """Print an error that every process of a machine has, once."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(f"error: {one_line(error)}", file=sys.stderr)
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:

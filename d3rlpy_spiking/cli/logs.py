@@ -7,6 +7,7 @@ from typing import Any
 from d3rlpy.logging import FileAdapter, LoggerAdapter, LoggerAdapterFactory, TensorboardAdapter
 
 from d3rlpy_spiking.cli.runs import Run
+from policies.distributed import gather_objects, is_main
 
 # A score of the algorithm at a checkpoint.
 Score = Callable[[Any], float]
@@ -19,10 +20,16 @@ class _Files(FileAdapter):
         self._is_model_watched = resumed
 
 
+def _mean_over_ranks(metrics: dict[str, float]) -> dict[str, float]:
+    every = gather_objects(metrics)
+    return {name: sum(other[name] for other in every) / len(every) for name in metrics}
+
+
 class RunAdapter(LoggerAdapter):
     """Passes d3rlpy's metrics on to its own adapters, counting from the start of the run.
 
-    d3rlpy counts epochs and steps from the call of fit.
+    d3rlpy counts epochs and steps from the call of fit. Metrics are means over the ranks, which all
+    need an adapter; only rank 0's has others behind it, and saves.
     """
 
     def __init__(self, adapters: list[Any], log: "RunLog", steps_per_epoch: int) -> None:
@@ -45,13 +52,15 @@ class RunAdapter(LoggerAdapter):
             adapter.before_write_metric(*self._at(epoch, step))
 
     def write_metric(self, epoch: int, step: int, name: str, value: float) -> None:
-        """Pass on."""
+        """Keep it until the epoch's metrics are complete."""
         self.log.metrics[name] = value
-        for adapter in self.adapters:
-            adapter.write_metric(*self._at(epoch, step), name, value)
 
     def after_write_metric(self, epoch: int, step: int) -> None:
-        """Pass on; print the epoch's line."""
+        """Pass on what was kept; print the epoch's line."""
+        self.log.metrics = _mean_over_ranks(self.log.metrics)
+        for adapter in self.adapters:
+            for name, value in self.log.metrics.items():
+                adapter.write_metric(*self._at(epoch, step), name, value)
         for adapter in self.adapters:
             adapter.after_write_metric(*self._at(epoch, step))
         self.log.print_line(self._at(epoch, step)[1])
@@ -63,6 +72,8 @@ class RunAdapter(LoggerAdapter):
 
     def save_model(self, epoch: int, algo: Any) -> None:
         """Save a checkpoint and score it; d3rlpy passes steps as epoch."""
+        if not is_main():
+            return
         step = epoch + self.log.first_step
         self.log.run.save(algo, step)
         if self.log.score is None:
@@ -99,9 +110,11 @@ class RunLog(LoggerAdapterFactory):
     def create(self, algo: Any, experiment_name: str, n_steps_per_epoch: int) -> RunAdapter:
         """The adapter; d3rlpy calls it."""
         folder = self.run.folder
-        files = _Files(algo, folder, resumed=self.first_step > 0)
-        board = TensorboardAdapter(algo, str(folder), experiment_name)
-        self._adapter = RunAdapter([files, board], self, n_steps_per_epoch)
+        adapters: list[Any] = []
+        if is_main():
+            adapters.append(_Files(algo, folder, resumed=self.first_step > 0))
+            adapters.append(TensorboardAdapter(algo, str(folder), experiment_name))
+        self._adapter = RunAdapter(adapters, self, n_steps_per_epoch)
         return self._adapter
 
     def close(self) -> None:

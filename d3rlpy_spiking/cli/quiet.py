@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from importlib import import_module
 
 from d3rlpy_spiking.cli.arguments import parse
-from d3rlpy_spiking.cli.errors import UsageError, one_line
+from d3rlpy_spiking.cli.errors import UsageError, say_error
 
 
 @contextlib.contextmanager
@@ -47,7 +47,7 @@ def command_start(package: str) -> Iterator[None]:
     try:
         parse(sys.argv[1:])
     except UsageError as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
+        say_error(error)
         sys.exit(2)
     with quiet_import():
         yield

@@ -19,47 +19,88 @@ from d3rlpy_spiking.cli.environments import Episodes, print_episodes
 from d3rlpy_spiking.cli.errors import UsageError, one_line
 from d3rlpy_spiking.cli.logs import RunLog
 from d3rlpy_spiking.cli.mazes import all_options, maze_accuracy
+from d3rlpy_spiking.cli.ranks import joined, main_file, on_main, together
 from d3rlpy_spiking.cli.runs import Run, load_algorithm, save_algorithm, write_json
+from d3rlpy_spiking.distributed import distribute
 from d3rlpy_spiking.schedulers import WarmupCosineFactory
+from policies.distributed import is_main, rank, world_size
 
 
 def train(args: Arguments) -> None:
-    """Train, or go on with a run, then evaluate and save.
+    """Train, or go on with a run, then evaluate and save; in each process that torchrun started.
 
     Raises:
         UsageError: if arguments, file, dataset or an earlier run are at odds; nothing is trained.
+        RankEndedError: if another process has failed.
     """
-    file = read_train_file(find_config(args.config), args.steps, args.target_return)
+    with joined(args.device):
+        _train(args)
+
+
+def _train(args: Arguments) -> None:
+    file = together(lambda: _read_file(args))
     run = Run(args.output / f"{file.path.stem}_{args.seed}")
     # By its name: the file may have moved.
     settings = {**file.settings(), "dataset": Path(args.dataset).name, "seed": args.seed}
     if args.dataset == "maze":
         settings["maze"] = all_options(settings["maze"])
-    newest = run.newest() if args.resume else None
-    if newest is None:
-        run.check_free()
-    else:
-        run.check_settings(settings)
+    newest = on_main(lambda: _begin(args, file, run, settings))
     done = 0 if newest is None else newest[0]
-    _check_steps(file, done)
-    if newest is not None and done == file.options.n_steps and run.model.exists():
+    if newest is not None and newest[1] is None:
         print(f"{run.folder} is finished: {done} steps; nothing to do")
         return
-    data = load_data(args.dataset, file, args.action_size)
-    _try_update(file, data, args.device)
+    data = together(lambda: _load(args, file))
     # The first step's seed is the run's own, so that two runs of a seed are equal.
     d3rlpy.seed(args.seed if newest is None else _resumed_seed(args.seed, done))
-    if newest is None:
-        algo = _build(file, data, args.device)
-    else:
-        algo = load_algorithm(newest[1], args.device)
-    episodes = _episodes(args, file, algo)
-    run.start(settings, done)
+    algo = _algorithm(args, file, data, None if newest is None else newest[1])
+    episodes = together(lambda: _episodes(args, file, algo) if is_main() else None)
+    on_main(lambda: run.start(settings, done))
+    if world_size() > 1:
+        distribute(algo)
+        # Weights are the same on every rank, batches are not.
+        d3rlpy.seed(_resumed_seed(args.seed, done, rank()))
     _note_schedule(file)
     print(f"{file.algorithm} in {run.folder}: step {done} to {file.options.n_steps}", flush=True)
     results = {"steps": file.options.n_steps, "seed": args.seed, "dataset": args.dataset}
+    results["ranks"] = world_size()
     results |= _fit(args, file, run, algo, data, done, episodes)
-    _finish(run, algo, data, episodes, results)
+    on_main(lambda: _finish(run, algo, data, episodes, results))
+
+
+def _read_file(args: Arguments) -> TrainFile:
+    return read_train_file(find_config(args.config), args.steps, args.target_return)
+
+
+def _begin(
+    args: Arguments, file: TrainFile, run: Run, settings: dict[str, Any]
+) -> tuple[int, Path | None] | None:
+    """Steps and path of the checkpoint to go on from; no path if the run is finished already.
+
+    None to train anew.
+    """
+    newest = run.newest() if args.resume else None
+    if newest is None:
+        run.check_free()
+        return None
+    run.check_settings(settings)
+    done, path = newest
+    _check_steps(file, done)
+    return done, None if done == file.options.n_steps and run.model.exists() else path
+
+
+def _load(args: Arguments, file: TrainFile) -> Data:
+    """The dataset, after a trial of the algorithm on it."""
+    data = load_data(args.dataset, file, args.action_size)
+    _try_update(file, data, args.device)
+    return data
+
+
+def _algorithm(args: Arguments, file: TrainFile, data: Data, checkpoint: Path | None) -> Any:
+    """The algorithm to train, the same on every rank."""
+    if checkpoint is None:
+        return together(lambda: _build(file, data, args.device))
+    with main_file(checkpoint) as path:
+        return together(lambda: load_algorithm(path, args.device))
 
 
 def _check_steps(file: TrainFile, done: int) -> None:
@@ -90,9 +131,9 @@ def _note_schedule(file: TrainFile) -> None:
         )
 
 
-def _resumed_seed(seed: int, step: int) -> int:
-    """A seed that differs from step to step, so that no batch is drawn as at the start."""
-    return int(np.random.SeedSequence([seed, step]).generate_state(1)[0])
+def _resumed_seed(seed: int, step: int, rank: int = 0) -> int:
+    """A seed of a step and a rank: no batch is drawn as at the start, or by two ranks."""
+    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0])
 
 
 def _build(file: TrainFile, data: Data, device: str) -> Any:
@@ -171,7 +212,7 @@ def _fit(
         return {}
     score = None if episodes is None else lambda algo: float(episodes.run(algo)["mean"])
     log = RunLog(run, done, options.n_steps, score)
-    progress = sys.stderr.isatty() if args.progress is None else args.progress
+    progress = is_main() and (sys.stderr.isatty() if args.progress is None else args.progress)
     start = time.perf_counter()
     try:
         algo.fit(
@@ -187,7 +228,7 @@ def _fit(
     finally:
         log.close()
     seconds = time.perf_counter() - start
-    run.save(algo, options.n_steps)
+    on_main(lambda: run.save(algo, options.n_steps))
     return {"seconds": seconds, "metrics": log.metrics}
 
 
