@@ -22,8 +22,8 @@ from torch import nn
 from d3rlpy_spiking.dataset_checks import check_dataset, check_fit
 from d3rlpy_spiking.distributed import distribute
 from d3rlpy_spiking.export import save_policy
-from d3rlpy_spiking.files import write_atomically
 from d3rlpy_spiking.transformer import SpikingNetwork, fold_network
+from policies.files import write_atomically
 from policies.kernels.choice import Kernel
 
 if TYPE_CHECKING:

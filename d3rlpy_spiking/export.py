@@ -9,7 +9,7 @@ import torch
 from d3rlpy.constants import ActionSpace
 from torch import Tensor, nn
 
-from d3rlpy_spiking.files import write_atomically
+from policies.files import write_atomically
 
 # nn.LayerNorm is one operator from here on.
 OPSET = 17

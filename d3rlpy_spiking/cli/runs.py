@@ -14,7 +14,7 @@ from d3rlpy.base import dump_learnable
 
 from d3rlpy_spiking.algorithm import Plugin, SpikingTransformerAlgorithm
 from d3rlpy_spiking.cli.errors import UsageError
-from d3rlpy_spiking.files import write_atomically
+from policies.files import write_atomically
 
 _CHECKPOINT = re.compile(r"model_(\d+)\.d3")
 
