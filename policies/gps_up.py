@@ -25,6 +25,8 @@ UNITS = ("environment steps", "gradient steps")
 PARTS = ("environment", "gradient", "exchange")
 
 _ABSENT = "not measured"
+# Several ranks end with a whole rollout of each: steps may differ by this factor.
+MOST = 1.25
 
 
 @dataclass(frozen=True)
@@ -125,18 +127,20 @@ def gps_up(base: RunRecord, new: RunRecord) -> GpsUp:
         by the same method: other counters cover other parts of the machine.
 
     Raises:
-        ValueError: if they did different work.
+        ValueError: if they did different work; numbers of steps may differ by the end of a rollout,
+            a quarter at most, and time and energy are then those of a step.
     """
-    if (base.steps, base.unit) != (new.steps, new.unit):
+    share = new.steps / base.steps
+    if base.unit != new.unit or not 1.0 / MOST <= share <= MOST:
         raise ValueError(
             "GPS-UP compares runs of the same work: base did "
             f"{base.steps} {base.unit}, new did {new.steps} {new.unit}; run one of them again"
         )
-    speedup = base.seconds / new.seconds
+    speedup = base.seconds / new.seconds * share
     energies = _energy(base), _energy(new)
     if energies[0] is None or energies[1] is None or energies[0][1] != energies[1][1]:
         return GpsUp(speedup, None, None)
-    greenup = energies[0][0] / energies[1][0]
+    greenup = energies[0][0] / energies[1][0] * share
     return GpsUp(speedup, greenup, speedup / greenup)
 
 

@@ -67,9 +67,7 @@ class DataParallel(nn.Module):
         check_precision(amp)
         self.module = module
         self.amp = amp
-        parameters = list(module.parameters())
-        self._device = parameters[0].device if parameters else torch.device("cpu")
-        self.scaler = make_scaler(amp, self._device, loss_scale)
+        self.scaler = make_scaler(amp, _device(module), loss_scale)
         self._ddp = ddp
         # Not a submodule: its parameters would stand twice in state_dict.
         self.__dict__["_parallel"] = None
@@ -83,7 +81,7 @@ class DataParallel(nn.Module):
             if self.__dict__["_parallel"] is None:
                 self._join()  # a copy, or built before the process group
             run = self.__dict__["_parallel"]
-        with autocast(self.amp, self._device):
+        with autocast(self.amp, _device(self.module)):
             return to_float(run(*args, **kwargs))
 
     def _join(self) -> None:
@@ -100,6 +98,11 @@ class DataParallel(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         """What copies and pickles get: everything but the ties to other processes."""
         return {**self.__dict__, "_parallel": None}
+
+
+def _device(module: nn.Module) -> torch.device:
+    """Where the module is; it may move."""
+    return next((p.device for p in module.parameters()), torch.device("cpu"))
 
 
 def _release(net: "DataParallel | None") -> None:

@@ -20,6 +20,9 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
+# Without LOCAL_RANK all processes of a machine would take its first GPU.
+_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
 # How long ranks wait for one that is still alive: rank 0 may evaluate for long meanwhile.
 TIMEOUT = timedelta(minutes=30)
 
@@ -29,6 +32,9 @@ _at_stop: list[Callable[[], object]] = []
 
 # What errors of the engine say that did not come through `_exchange`.
 _TRANSPORT = re.compile(r"gloo|nccl|connection (closed|reset)", re.IGNORECASE)
+
+# This process's rank in a group that it has left.
+_was_rank = 0
 
 # Seconds that this process has spent in exchanges, waiting for slower ranks included.
 _seconds = 0.0
@@ -40,7 +46,7 @@ class RankLostError(RuntimeError):
 
 def launched() -> bool:
     """Whether torchrun, or whoever sets its variables, has started this process."""
-    return all(name in os.environ for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"))
+    return all(name in os.environ for name in _VARIABLES)
 
 
 def active() -> bool:
@@ -115,7 +121,9 @@ def at_stop(action: Callable[[], object]) -> None:
 
 def stop() -> None:
     """Leave the group, if in one."""
+    global _was_rank
     if active():
+        _was_rank = rank()
         while _at_stop:
             _at_stop.pop()()
         gc.collect()
@@ -138,8 +146,8 @@ def local_rank() -> int:
 
 
 def is_main() -> bool:
-    """Whether this is rank 0, which logs and saves."""
-    return rank() == 0
+    """Whether this is rank 0, which logs and saves; or was, in a group that has ended."""
+    return (rank() if active() else _was_rank) == 0
 
 
 def exchange_seconds() -> float:
@@ -180,10 +188,13 @@ def barrier() -> None:
 
 def sum_number(value: float) -> float:
     """Sum a number over the ranks; the same bits on every rank."""
-    # NCCL alone takes nothing from a CPU.
+    return float(sum_(torch.tensor(value, dtype=torch.float64, device=_device())))
+
+
+def _device() -> str:
+    """Where small messages start: NCCL alone takes nothing from a CPU."""
     alone = world_size() > 1 and dist.get_backend() == "nccl"
-    device = "cuda" if alone else "cpu"
-    return float(sum_(torch.tensor(value, dtype=torch.float64, device=device)))
+    return "cuda" if alone else "cpu"
 
 
 def sum_(x: Tensor) -> Tensor:
@@ -202,6 +213,15 @@ def sum_all_(tensors: Sequence[Tensor]) -> None:
             for work in works:
                 if work is not None:
                     work.wait()
+
+
+def gather_numbers(values: Sequence[float]) -> list[list[float]]:
+    """Every rank's numbers, equally many, in the ranks' order; float64, bit for bit."""
+    if world_size() == 1:
+        return [list(values)]
+    mine = torch.tensor(values, dtype=torch.float64, device=_device())
+    rows: list[list[float]] = gather(mine).tolist()
+    return rows
 
 
 def gather(x: Tensor) -> Tensor:

@@ -105,8 +105,17 @@ class LayerAutocast:
         """Leave the network as it was."""
         while self._handles:
             self._handles.pop().remove()
+        # PyTorch skips hooks after a KeyboardInterrupt or SystemExit in a layer.
+        while self._open:
+            self._open.pop().__exit__(None, None, None)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What copies and pickles of the network get with its hooks: they do not act."""
+        return {**self.__dict__, "_handles": [], "_open": []}
 
     def _before(self, layer: nn.Module, args: Any) -> None:
+        if not self._handles:
+            return
         device = next((p.device for p in layer.parameters()), torch.device("cpu"))
         context = autocast(self._amp, device)
         context.__enter__()
@@ -115,7 +124,7 @@ class LayerAutocast:
     def _after(self, layer: nn.Module, args: Any, result: Any) -> Any:
         if self._open:
             self._open.pop().__exit__(None, None, None)
-        return to_float(result)
+        return to_float(result) if self._handles else result
 
 
 def _outermost(module: nn.Module, layers: tuple[type[nn.Module], ...]) -> Iterator[nn.Module]:

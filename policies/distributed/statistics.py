@@ -8,6 +8,7 @@ process with the whole batch would. (torch's SyncBatchNorm does the same on CUDA
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 from policies.distributed.group import gather, sum_over_ranks
 from policies.normalization import TdBN
@@ -18,12 +19,13 @@ def share_statistics(module: nn.Module) -> None:
     """Let normalizers and batch norms below a module use the statistics of all ranks' batches.
 
     In place; state_dict keeps its names, and copies of the module share too. Each forward in
-    training mode then waits for the other ranks, evaluation does not. Instance norms, group norms
-    and layer norms need nothing, SyncBatchNorm shares by itself. torch's batch norms keep their
+    training mode then waits for the other ranks, evaluation does not. Group norms and
+    layer norms need nothing, SyncBatchNorm shares by itself. torch's batch norms keep their
     class's name with "Shared" before it.
 
     Raises:
-        ValueError: if a batch norm is of a class whose arithmetic is not known.
+        ValueError: if a batch norm is of a class whose arithmetic is not known, or an instance norm
+            keeps running statistics.
     """
     for name, part in module.named_modules():
         if isinstance(part, RunningNormalizer):
@@ -40,6 +42,20 @@ def share_statistics(module: nn.Module) -> None:
                     f"ranks; use one of {[kind.__name__ for kind in _SHARED]} or a LayerNorm"
                 )
             part.__class__ = known
+        elif isinstance(part, _InstanceNorm) and part.track_running_stats:
+            raise ValueError(
+                f"{name} is a {type(part).__name__} with running statistics, which would go apart "
+                "on different ranks; set track_running_stats=False"
+            )
+
+
+def shares_gradients(module: nn.Module) -> bool:
+    """Whether a rank's loss moves other ranks' gradients: a batch norm below is shared."""
+    parts = list(module.modules())
+    return any(
+        isinstance(part, SharedBatchNorm) or (isinstance(part, TdBN) and part.sums is not None)
+        for part in parts
+    )
 
 
 def merge_moments(

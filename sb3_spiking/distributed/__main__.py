@@ -49,7 +49,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("command", choices=["train", "compare"])
     add = parser.add_argument
-    add("--resume", action="store_true", help="go on with the newest unfinished run, if any")
+    add(
+        "--resume",
+        action="store_true",
+        help="go on with the newest run that has a checkpoint, unless it is finished",
+    )
     add("--split", action="store_true", help="share out the batch; see sb3_spiking.distributed")
     add("--amp", choices=["bf16"], help="bfloat16 layers; parameters stay float32")
     add("--dense", action="store_true", help="the policies that the files name, not spiking ones")
@@ -87,11 +91,22 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise
     except KeyboardInterrupt:
         _end(f"interrupted; {_LOST}", 130)
-    except (RankLostError, ValueError, TypeError, ImportError) as error:
+    except BaseException as error:
+        if not _explains_itself(error):
+            traceback.print_exc()
+            _end(f"rank {_RANK} failed ({type(error).__name__}: {error}); {_LOST}", 1)
         _end(f"error on rank {_RANK}: {error}", 1)
-    except BaseException:
-        traceback.print_exc()
-        _end(f"rank {_RANK} failed; {_LOST}", 1)
+
+
+def _explains_itself(error: BaseException) -> bool:
+    """Whether it is an error of a user's that this project or RL Zoo has raised."""
+    if isinstance(error, RankLostError):
+        return True
+    if not isinstance(error, ValueError | TypeError | ImportError | FileNotFoundError):
+        return False
+    frames = traceback.extract_tb(error.__traceback__)
+    folders = {part for frame in frames[-1:] for part in Path(frame.filename).parts}
+    return bool(folders & {"policies", "sb3_spiking", "rl_zoo3"})
 
 
 def _train(options: argparse.Namespace, zoo_args: list[str]) -> None:
@@ -101,6 +116,8 @@ def _train(options: argparse.Namespace, zoo_args: list[str]) -> None:
 
     # RL Zoo's documented way to extend it: its script looks the class up here.
     vars(rl_zoo3.train)["ExperimentManager"] = manager_class(options)
+    if not is_main():
+        zoo_args = [arg for arg in zoo_args if arg != "--track"]  # one run, one record
     # RL Zoo reads the process's arguments by itself.
     sys.argv = ["python -m sb3_spiking.distributed train", *zoo_args]
     rl_zoo3.train.train()

@@ -2,14 +2,17 @@
 
 from typing import Any
 
-from sb3_contrib import ARS, TRPO
+from sb3_contrib import ARS, TRPO, RecurrentPPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.type_aliases import TrainFrequencyUnit
 
 from policies.distributed import gather_objects, world_size
+from policies.distributed.statistics import shares_gradients
 
+# By what loops count: delayed updates and target networks.
+_COUNTS = {"_n_updates", "_n_calls"}
 # Plain settings that each rank has for itself.
 _OWN = {"seed", "verbose", "tensorboard_log", "start_time", "device"}
 
@@ -39,6 +42,20 @@ def check_algorithm(model: Any) -> None:
         raise TypeError(
             f"{type(model).__name__} is neither on-policy nor off-policy in Stable-Baselines3's "
             "sense; derive it from OnPolicyAlgorithm or OffPolicyAlgorithm"
+        )
+
+
+def check_masked_loss(model: Any) -> None:
+    """Raise ValueError if masked losses would be weighted wrongly.
+
+    Where a batch norm is shared, a rank's gradient holds every rank's loss: weighing it by this
+    rank's valid steps is too late then.
+    """
+    if isinstance(model, RecurrentPPO) and shares_gradients(model.policy):
+        raise ValueError(
+            "RecurrentPPO with a batch norm cannot be distributed: its masked losses have "
+            "different numbers of valid steps on each rank; use a LayerNorm in the features "
+            "extractor"
         )
 
 
@@ -79,11 +96,13 @@ def check_agreement(model: Any, **more: Any) -> None:
     mine = {
         name: value
         for name, value in vars(model).items()
-        if not name.startswith("_")
+        if (not name.startswith("_") or name in _COUNTS)
         and name not in _OWN
         and isinstance(value, int | float | str | tuple | None)
     }
     mine |= {"algorithm": type(model).__name__, "policy": type(model.policy).__name__, **more}
+    for name in ("observation_space", "action_space"):
+        mine[name] = str(getattr(model, name))
     if isinstance(model, OffPolicyAlgorithm) and model.replay_buffer is not None:
         mine["an empty replay buffer"] = model.replay_buffer.size() == 0
     everyone = gather_objects(mine)

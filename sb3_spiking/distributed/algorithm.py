@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
-import torch
+import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
@@ -30,21 +30,28 @@ from policies.distributed import (
     share_statistics,
     world_size,
 )
-from policies.distributed.group import active, gather, launched, start, stop
+from policies.distributed.group import active, gather_numbers, launched, start, stop
 from policies.files import write_atomically
 from sb3_spiking.distributed.agreement import (
     check_agreement,
     check_algorithm,
     check_loops,
+    check_masked_loss,
     check_split,
 )
 from sb3_spiking.distributed.attributes import temporarily
 from sb3_spiking.distributed.batch_renorm import share_batch_renorm
-from sb3_spiking.distributed.callbacks import AllRanksProgressBar, GlobalSteps, for_this_rank
+from sb3_spiking.distributed.callbacks import (
+    AllRanksProgressBar,
+    GlobalSteps,
+    Together,
+    for_this_rank,
+)
 from sb3_spiking.distributed.clock import Clock
+from sb3_spiking.distributed.in_step import check_in_step
 from sb3_spiking.distributed.rollouts import SharedLimit, SharedRollouts, smaller_buffer
 from sb3_spiking.distributed.steps import SharedSteps
-from sb3_spiking.distributed.vec_normalize import SharedNormalization
+from sb3_spiking.distributed.vec_normalize import SharedNormalization, take_statistics
 
 # Between the seeds of two ranks; each environment of a rank takes the next number.
 RANK_SEEDS = 10_000
@@ -59,19 +66,24 @@ class Distribution:
         model: the model, the same on all ranks.
         split: see `distribute`.
         amp: see `distribute`.
+        seed: of this rank; None on rank 0, which keeps the model's.
 
     Attributes:
         clock: where this rank's time went.
         steps_done: environment steps of all ranks while the clock ran.
+        interrupted: whether the user has ended `learn`.
         resumed: whether the model goes on with a run; `learn` then counts the steps it has.
     """
 
-    def __init__(self, model: Any, split: bool, amp: Precision | None) -> None:
+    def __init__(self, model: Any, split: bool, amp: Precision | None, seed: int | None) -> None:
+        self.seed = seed
         self.parts = world_size() if split else 1
         self.amp = amp
         self.clock = Clock()
         self.steps_done = 0
         self.resumed = False
+        self.interrupted = False
+        self.callbacks: Together | None = None
         self.on_policy = isinstance(model, OnPolicyAlgorithm)
         self.steps = SharedSteps(model)
         self.normalization: SharedNormalization | None = None
@@ -79,10 +91,16 @@ class Distribution:
         if self.on_policy and self.parts > 1:
             self.buffer = smaller_buffer(model.rollout_buffer, self.parts)
 
+    def stop(self) -> bool:
+        """Whether one of this rank's callbacks wants training to end."""
+        return self.callbacks is not None and self.callbacks.stop
+
     def begin(self, model: Any) -> None:
         """Get ready for a call of `learn`; the model may have another environment by now."""
         env = model.get_vec_normalize_env()
+        take_statistics(env)
         self.normalization = None if env is None else SharedNormalization(env)
+        self.steps.attach()
 
     def precision(self, model: Any) -> LayerAutocast:
         """The context in which the model's layers run."""
@@ -108,10 +126,8 @@ class Distribution:
         """End a rollout on all ranks; whether all want to go on."""
         if world_size() == 1:
             return go_on
-        news = torch.tensor([float(go_on)], dtype=torch.float64)
-        if self.normalization is not None:
-            news = torch.cat([news, torch.from_numpy(self.normalization.news())])
-        everyone = gather(news).numpy()
+        news = [] if self.normalization is None else self.normalization.news().tolist()
+        everyone = np.array(gather_numbers([float(go_on), *news]))
         if self.normalization is not None:
             self.normalization.take(everyone[:, 1:])
         return bool(everyone[:, 0].all())
@@ -130,7 +146,7 @@ class DistributedAlgorithm(BaseAlgorithm):
         base: Any = super()
         shared = self.distribution
         if shared.parts > 1 and not shared.on_policy:
-            given = inspect.signature(base.train).bind(*args, **kwargs).arguments
+            given = _arguments(base.train, args, kwargs)
             # As many updates for each environment step as one process would make.
             given["gradient_steps"] *= shared.parts
             given["batch_size"] //= shared.parts
@@ -147,7 +163,7 @@ class DistributedAlgorithm(BaseAlgorithm):
         base: Any = super()
         shared = self.distribution
         if shared.parts > 1 and shared.on_policy:
-            given = inspect.signature(base.collect_rollouts).bind(*args, **kwargs).arguments
+            given = _arguments(base.collect_rollouts, args, kwargs)
             given["rollout_buffer"] = shared.buffer
             given["n_rollout_steps"] //= shared.parts
             args, kwargs = (), given
@@ -155,10 +171,8 @@ class DistributedAlgorithm(BaseAlgorithm):
             # PPO compares the probabilities of both: they must be computed alike.
             with shared.precision(self) if shared.on_policy else contextlib.nullcontext():
                 result = base.collect_rollouts(*args, **kwargs)
-            if shared.on_policy:
-                return shared.exchange(bool(result))
-            go_on = shared.exchange(result.continue_training)
-            return result._replace(continue_training=go_on)
+            go_on = shared.exchange(not shared.stop())
+            return go_on if shared.on_policy else result._replace(continue_training=go_on)
 
     def _on_step(self) -> None:
         """As the algorithm's; DQN counts environments to time its target network."""
@@ -169,20 +183,36 @@ class DistributedAlgorithm(BaseAlgorithm):
         else:
             base._on_step()
 
-    def learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> Self:
-        """As the algorithm's; `total_timesteps` are over all ranks."""
+    def learn(self, *args: Any, **kwargs: Any) -> Self:
+        """As the algorithm's; `total_timesteps` are over all ranks.
+
+        Raises:
+            ValueError: if ranks would not train alike.
+            RuntimeError: if their parameters are not the same at the end.
+        """
         base: Any = super()
-        if self.distribution.resumed:
+        shared = self.distribution
+        given = _arguments(base.learn, args, kwargs)
+        if shared.resumed:
             # Stable-Baselines3 adds the steps that are done.
-            total_timesteps = max(total_timesteps - self.num_timesteps, 0)
-            kwargs["reset_num_timesteps"] = False
+            given["total_timesteps"] = max(given["total_timesteps"] - self.num_timesteps, 0)
+            given["reset_num_timesteps"] = False
         check_loops(self)
-        check_agreement(self, total_timesteps=total_timesteps)
-        self.distribution.begin(self)
-        before = self.num_timesteps if kwargs.get("reset_num_timesteps") is False else 0
-        with self.distribution.clock.measure("total"):
-            base.learn(total_timesteps, *args, **kwargs)
-        self.distribution.steps_done += self.num_timesteps - before
+        check_agreement(self, total_timesteps=given["total_timesteps"])
+        shared.begin(self)
+        before = 0 if given["reset_num_timesteps"] else self.num_timesteps
+        buffer = {} if shared.buffer is None else {"rollout_buffer": shared.buffer}
+        with shared.clock.measure("total"), temporarily(self, **buffer):
+            try:
+                base.learn(**given)
+            except KeyboardInterrupt:
+                shared.interrupted = True
+                raise
+        shared.steps_done += self.num_timesteps - before
+        if world_size() > 1:
+            check_in_step(self)
+            # Or the next forward would wait for all ranks' statistics.
+            self.policy.set_training_mode(False)
         return self
 
     def _init_callback(self, callback: Any, progress_bar: bool = False) -> BaseCallback:
@@ -190,8 +220,25 @@ class DistributedAlgorithm(BaseAlgorithm):
         callbacks = [GlobalSteps(), *for_this_rank(callback)]
         if progress_bar and is_main():
             callbacks.append(AllRanksProgressBar())
-        whole: BaseCallback = base._init_callback(callbacks, False)
+        self.distribution.callbacks = Together(callbacks, self.distribution.clock)
+        whole: BaseCallback = base._init_callback(self.distribution.callbacks, False)
         return whole
+
+    def set_env(self, *args: Any, **kwargs: Any) -> None:
+        """As the algorithm's; the new environments get this rank's seeds."""
+        super().set_env(*args, **kwargs)
+        if self.distribution.seed is not None and self.env is not None:
+            self.env.seed(self.distribution.seed)
+
+    def set_logger(self, logger: Logger) -> None:
+        """As the algorithm's, on rank 0; the others log nowhere."""
+        super().set_logger(logger if is_main() else Logger(folder=None, output_formats=[]))
+
+    def save_replay_buffer(self, *args: Any, **kwargs: Any) -> None:
+        """As the algorithm's, rank 0's; checkpoints of the command keep those of all ranks."""
+        base: Any = super()
+        if is_main():
+            base.save_replay_buffer(*args, **kwargs)
 
     def save(self, path: Any, *args: Any, **kwargs: Any) -> None:
         """As the algorithm's, on rank 0; nothing on the others, whose models are equal.
@@ -219,6 +266,13 @@ class DistributedAlgorithm(BaseAlgorithm):
         return original.load(*args, **kwargs)
 
 
+def _arguments(method: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """All arguments of a call, by name."""
+    bound = inspect.signature(method).bind(*args, **kwargs)
+    bound.apply_defaults()
+    return bound.arguments
+
+
 @cache
 def _distributed(algorithm: Any) -> type:
     """The class of an algorithm on many ranks."""
@@ -230,22 +284,23 @@ def _distributed(algorithm: Any) -> type:
 def distribute(model: Any, *, split: bool = False, amp: Precision | None = None) -> Any:
     """Let a Stable-Baselines3 model, spiking or dense, train on all processes of torchrun.
 
-        model = distribute(TD3("SpikingPopPolicy", "Pendulum-v1"))
-        model.learn(100_000)
-        model.save("td3_pendulum")  # an ordinary file: TD3.load("td3_pendulum")
+        with policies.distributed.process_group():
+            model = distribute(TD3("SpikingPopPolicy", "Pendulum-v1"))
+            model.learn(100_000)
+            model.save("td3_pendulum")  # an ordinary file: TD3.load("td3_pendulum")
 
         torchrun --nproc-per-node 2 script.py
 
-    Every process runs the script. Each rank has its own environments, seeds and replay buffer;
-    gradients, observation and advantage statistics are those of all ranks' batches together, and
-    the parameters are the same on all ranks at all times. Every count of environment steps
-    (`total_timesteps`, `learning_starts`, schedules, logs) is over all ranks. `batch_size` and
-    `n_steps` are each rank's, so N ranks with M environments train like one process with N * M
-    environments and N times the batch; `split=True` shares out the batch instead.
+    Every process runs the script; on CPUs the first line may be left out. Each rank has its own
+    environments, seeds and replay buffer; gradients, observation and advantage statistics are those
+    of all ranks' batches together, and the parameters are the same on all ranks at all times. Every
+    count of environment steps (`total_timesteps`, `learning_starts`, schedules, logs) is over all
+    ranks. `batch_size` and `n_steps` are each rank's, so N ranks with M environments train like one
+    process with N * M environments and N times the batch; `split=True` shares out the batch.
 
     Rank 0 logs, saves and runs EvalCallback, CheckpointCallback and the progress bar; other
-    callbacks run on every rank, and training ends when one of them asks for it. Without torchrun
-    the model trains as it would have, bit for bit.
+    callbacks run on every rank, and training ends after the rollout in which one asks for it. In a
+    single process the model trains as it would have, bit for bit.
 
     Args:
         model: any algorithm but ARS and TRPO, new or loaded; its class becomes one derived from it.
@@ -259,8 +314,9 @@ def distribute(model: Any, *, split: bool = False, amp: Precision | None = None)
 
     Raises:
         TypeError: if the algorithm cannot be distributed.
-        ValueError: if ranks disagree, batches cannot be split, or amp is "fp16" (whose loss must be
-            scaled, and these loops take no scaler: use DataParallel in a loop of your own).
+        ValueError: if ranks disagree, batches cannot be split, the model is on a GPU but this
+            process in no group yet, or amp is "fp16" (whose loss must be scaled, and these loops
+            take no scaler: use DataParallel in a loop of your own).
     """
     check_algorithm(model)
     if amp not in (None, "bf16"):
@@ -270,52 +326,61 @@ def distribute(model: Any, *, split: bool = False, amp: Precision | None = None)
         )
     if isinstance(model, DistributedAlgorithm):
         raise ValueError("model is distributed already; call distribute once, before learn")
-    if launched() and not active():
-        start()
-        atexit.register(stop)
+    _join(model)
     check_loops(model)
     if split:
         check_split(model)
     check_agreement(model)
-    _take_state(model)
+    seed = None
     if world_size() > 1:
+        _take_state(model)
         share_batch_renorm(model.policy)
         share_statistics(model.policy)
-        _set_rank(model)
-    shared = Distribution(model, split, amp)
+        check_masked_loss(model)
+        seed = _set_rank(model)
+    shared = Distribution(model, split, amp, seed)
     original: Any = type(model)
     model.__class__ = _distributed(original)
     model.distribution = shared
     return model
 
 
-def _take_state(model: Any) -> None:
-    """Rank 0's parameters, optimizers and statistics, on every rank."""
-    if world_size() == 1:
+def _join(model: Any) -> None:
+    """Enter the group of a script that has not done so."""
+    if active() or not launched():
         return
+    if model.device.type != "cpu":
+        raise ValueError(
+            f"the model is on {model.device}, perhaps with those of other ranks: each rank takes "
+            "its own GPU when it joins the group; put `with policies.distributed.process_group():` "
+            "around the script, before the model is built"
+        )
+    start("gloo")
+    atexit.register(stop)
+
+
+def _take_state(model: Any) -> None:
+    """Rank 0's parameters and optimizers, on every rank."""
     variables = {name: vars(model)[name] for name in model._get_torch_save_params()[1]}
-    env = model.get_vec_normalize_env()
-    statistics = None if env is None else (getattr(env, "obs_rms", None), env.ret_rms)
-    parameters = model.get_parameters()
-    parameters, values, statistics = broadcast_object((parameters, variables, statistics))
+    parameters, values = broadcast_object((model.get_parameters(), variables))
     if is_main():
         return
     model.set_parameters(parameters, exact_match=True, device=model.device)
     for name, variable in variables.items():
         if variable is not None:
             variable.data.copy_(values[name].data)
-    if env is not None:
-        env.obs_rms, env.ret_rms = statistics
 
 
-def _set_rank(model: Any) -> None:
-    """Seeds apart, and silence on all ranks but 0."""
+def _set_rank(model: Any) -> int | None:
+    """Seeds apart, and silence on all ranks but 0; the seed, where it is not the model's."""
     # Fresh entropy: rank 0's own generators go on as they would.
     seed = broadcast_object(secrets.randbits(31) if model.seed is None else model.seed)
     if is_main():
-        return
-    model.set_random_seed((seed + RANK_SEEDS * rank()) % 2**32)
+        return None
+    own: int = (seed + RANK_SEEDS * rank()) % 2**32
+    model.set_random_seed(own)
     model.verbose = 0
     model.tensorboard_log = None
     if hasattr(model, "_logger"):
         model.set_logger(Logger(folder=None, output_formats=[]))
+    return own

@@ -8,14 +8,41 @@ from stable_baselines3.common.callbacks import (
     CheckpointCallback,
     ConvertCallback,
     EvalCallback,
+    EventCallback,
     ProgressBarCallback,
 )
 
 from policies.distributed import is_main, world_size
+from sb3_spiking.distributed.clock import Clock
 from sb3_spiking.distributed.evaluation import DistributedEvalCallback
 
 # What looks at a model, or saves it, that is the same on all ranks.
 MAIN_ONLY = (CheckpointCallback, EvalCallback, ProgressBarCallback)
+
+
+class Together(CallbackList):
+    """Callbacks of which one may ask to end training; all ranks then end with the same rollout.
+
+    Stable-Baselines3 leaves a rollout where a callback says so. A rank that did would be missed by
+    the others, which go on to the next exchange.
+
+    Attributes:
+        stop: whether one of this rank's callbacks has asked.
+    """
+
+    def __init__(self, callbacks: list[BaseCallback], clock: Clock) -> None:
+        super().__init__(callbacks)
+        self.stop = False
+        self._clock = clock
+
+    def _on_step(self) -> bool:
+        with self._clock.measure("callbacks"):
+            self.stop = not super()._on_step() or self.stop
+        return True
+
+    def _on_rollout_start(self) -> None:
+        with self._clock.measure("callbacks"):
+            super()._on_rollout_start()
 
 
 class GlobalSteps(BaseCallback):
@@ -42,11 +69,17 @@ def for_this_rank(callback: Any) -> list[BaseCallback]:
     """
     if callback is None:
         return []
-    if isinstance(callback, CallbackList):
+    if type(callback) is CallbackList:
         callback = callback.callbacks
     if isinstance(callback, list):
         return [kept for part in callback for kept in for_this_rank(part)]
     if not isinstance(callback, BaseCallback):
         return [ConvertCallback(callback)]
-    shared = isinstance(callback, DistributedEvalCallback)
-    return [] if isinstance(callback, MAIN_ONLY) and not (is_main() or shared) else [callback]
+    if is_main() or isinstance(callback, DistributedEvalCallback):
+        return [callback]
+    if isinstance(callback, MAIN_ONLY):
+        return []
+    if isinstance(callback, EventCallback) and callback.callback is not None:
+        callback.callback = CallbackList(for_this_rank(callback.callback))
+        callback.callback.parent = callback
+    return [callback]

@@ -6,7 +6,6 @@ rank is done. The newest two are kept.
 """
 
 import copy
-import hashlib
 import json
 import os
 import pickle
@@ -15,7 +14,7 @@ import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,10 +22,17 @@ from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 
-from policies.distributed import barrier, gather_objects, is_main, rank, world_size
+from policies.distributed import (
+    barrier,
+    is_main,
+    rank,
+    world_size,
+)
+from sb3_spiking.distributed.in_step import check_in_step
 
 _NAME = re.compile(r"steps_(\d+)")
 KEEP = 2
+STATE = "state.json"
 
 
 class Checkpoints:
@@ -35,16 +41,23 @@ class Checkpoints:
     Args:
         folder: the folder; it need not exist.
         env_name: RL Zoo's name of the environment.
+
+    Attributes:
+        settings: what a run must have in common with its checkpoints, as texts.
     """
 
     def __init__(self, folder: Path, env_name: str) -> None:
         self.folder = folder
+        self.settings: dict[str, str] = {}
         self._env_name = env_name
 
     def newest(self) -> Path | None:
-        """The newest checkpoint; None without any."""
-        found = self._found()
-        return found[-1][1] if found else None
+        """The newest checkpoint whose files are whole; None without any."""
+        for _, path in reversed(self._found()):
+            if _is_whole(path):
+                return path
+            print(f"{path} is damaged; the one before it is looked at")
+        return None
 
     def _found(self) -> list[tuple[int, Path]]:
         paths = [(_NAME.fullmatch(path.name), path) for path in self.folder.glob("steps_*")]
@@ -63,14 +76,29 @@ class Checkpoints:
                 shutil.rmtree(stale)
             part.mkdir(parents=True)
         barrier()
+        if not part.is_dir():
+            raise FileNotFoundError(
+                f"rank {rank()} does not see {part}, which rank 0 has made; put the log folder "
+                "(-f) on a disk that all machines share"
+            )
         if getattr(model, "replay_buffer", None) is not None:
-            _write(part / f"rank_{rank()}.pkl", pickle.dumps(_filled(model.replay_buffer)))
+            with open(part / f"rank_{rank()}.pkl", "wb") as file:
+                pickle.dump(_filled(model.replay_buffer), file, protocol=5)
+                _sync(file)
         if is_main():
             model.save(part / "model.zip")
             self._save_normalization(model, part)
-            _write(part / "state.json", json.dumps({"ranks": world_size()}).encode())
         barrier()
         if is_main():
+            files = {
+                str(path.relative_to(part)): path.stat().st_size
+                for path in part.rglob("*")
+                if path.is_file()
+            }
+            with open(part / STATE, "w", encoding="utf-8") as file:
+                state = {"ranks": world_size(), "settings": self.settings, "files": files}
+                file.write(json.dumps(state, indent=2))
+                _sync(file)
             target = self.folder / f"steps_{model.num_timesteps}"
             shutil.rmtree(target, ignore_errors=True)
             part.rename(target)
@@ -83,21 +111,37 @@ class Checkpoints:
             (part / self._env_name).mkdir()
             env.save(str(part / self._env_name / "vecnormalize.pkl"))
 
-    @staticmethod
-    def load_replay_buffer(model: Any, checkpoint: Path) -> None:
-        """Put this rank's replay buffer of a checkpoint into a model, if it has one.
+    def check(self, checkpoint: Path) -> None:
+        """Raise unless a checkpoint is of a run like this one.
 
         Raises:
-            ValueError: if the checkpoint is of another number of ranks.
+            ValueError: naming what differs.
         """
+        state = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
+        if state["ranks"] != world_size():
+            raise ValueError(
+                f"{checkpoint} is of {state['ranks']} ranks, but {world_size()} are running; "
+                f"resume with --nproc-per-node {state['ranks']}"
+            )
+        before = state["settings"]
+        for name in sorted({*before, *self.settings}):
+            if before.get(name) != self.settings.get(name):
+                raise ValueError(
+                    f"{name} is {self.settings.get(name)}, but was {before.get(name)} when the "
+                    "run began; --resume goes on with the settings of the start: restore them, or "
+                    "leave --resume out for another run"
+                )
+
+    def clear_replay_buffers(self) -> None:
+        """Delete what only a run that goes on needs."""
+        for path in self.folder.glob("steps_*/rank_*.pkl"):
+            path.unlink()
+
+    @staticmethod
+    def load_replay_buffer(model: Any, checkpoint: Path) -> None:
+        """Put this rank's replay buffer of a checkpoint into a model, if it has one."""
         if getattr(model, "replay_buffer", None) is None:
             return
-        ranks = json.loads((checkpoint / "state.json").read_text())["ranks"]
-        if ranks != world_size():
-            raise ValueError(
-                f"{checkpoint} holds the replay buffers of {ranks} ranks, but {world_size()} are "
-                f"running; resume with --nproc-per-node {ranks}"
-            )
         buffer = _whole(*pickle.loads((checkpoint / f"rank_{rank()}.pkl").read_bytes()))
         if isinstance(buffer, HerReplayBuffer):
             buffer.set_env(model.env)
@@ -134,30 +178,19 @@ class SaveCheckpoints(BaseCallback):
         return True
 
 
-def check_in_step(model: Any) -> None:
-    """Raise unless every rank holds the same parameters, to the last bit.
-
-    Raises:
-        RuntimeError: on every rank.
-    """
-    digest = hashlib.sha256()
-    for name, x in sorted(model.policy.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(x.detach().cpu().contiguous().view(-1).numpy().tobytes())
-    digests = gather_objects(digest.hexdigest())
-    if len(set(digests)) > 1:
-        apart = [number for number, other in enumerate(digests) if other != digests[0]]
-        raise RuntimeError(
-            f"the parameters of ranks {apart} are no longer those of rank 0: a callback or a "
-            "subclass moved them on one rank only; let it do the same on all"
-        )
+def _sync(file: IO[Any]) -> None:
+    """Have a file on the disk before its folder gets its name."""
+    file.flush()
+    os.fsync(file.fileno())
 
 
-def _write(path: Path, content: bytes) -> None:
-    with open(path, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+def _is_whole(checkpoint: Path) -> bool:
+    """Whether all files are there with the sizes that they were written with."""
+    try:
+        files = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))["files"]
+        return all((checkpoint / name).stat().st_size == size for name, size in files.items())
+    except (OSError, ValueError, KeyError):
+        return False
 
 
 def _filled(buffer: ReplayBuffer) -> tuple[ReplayBuffer, list[str]]:

@@ -12,41 +12,37 @@ RECORD = "distributed.json"
 
 
 class Clock:
-    """Wall seconds of this rank while it learned, by what it did.
+    """Wall seconds of this rank while it learned, by what it did; none is counted twice.
 
     Attributes:
-        environment: steps of the environments, and the decisions for them.
-        gradient: forward, backward and optimizer.
-        exchange: messages to other ranks, waiting for them included.
-        total: all of `learn`; what is left over are callbacks and logging between rollouts.
+        seconds: "environment": steps of the environments, and the decisions for them; "gradient":
+            forward, backward and optimizer; "callbacks": what they do between two steps, such as
+            evaluation and checkpoints; "exchange": messages to other ranks, waiting for them
+            included; "total": all of `learn`, logging included.
     """
 
     def __init__(self) -> None:
-        self.environment = 0.0
-        self.gradient = 0.0
-        self.exchange = 0.0
-        self.total = 0.0
+        names = ("environment", "gradient", "callbacks", "exchange", "total")
+        self.seconds = dict.fromkeys(names, 0.0)
+        # (seconds, of these in exchanges) of what was measured within each open measurement
+        self._within = [(0.0, 0.0)]
 
     @contextlib.contextmanager
     def measure(self, name: str) -> Iterator[None]:
-        """Add the time within to one attribute; that of exchanges goes to `exchange`."""
+        """Add the time within to one kind, but for what is measured apart within it."""
         begin, before = time.perf_counter(), exchange_seconds()
+        self._within.append((0.0, 0.0))
         try:
             yield
         finally:
-            waited = exchange_seconds() - before
-            spent = time.perf_counter() - begin
-            if name == "total":
-                self.total += spent
-            else:
-                setattr(self, name, getattr(self, name) + spent - waited)
-                self.exchange += waited
+            spent, waited = time.perf_counter() - begin, exchange_seconds() - before
+            inner, inner_waited = self._within.pop()
+            outer, outer_waited = self._within[-1]
+            self._within[-1] = outer + spent, outer_waited + waited
+            own_waited = waited - inner_waited
+            self.seconds["exchange"] += own_waited
+            self.seconds[name] += spent if name == "total" else spent - inner - own_waited
 
     def as_dict(self) -> dict[str, float]:
-        """The four numbers, in seconds."""
-        return {
-            "environment": self.environment,
-            "gradient": self.gradient,
-            "exchange": self.exchange,
-            "total": self.total,
-        }
+        """The seconds, a copy."""
+        return dict(self.seconds)

@@ -37,10 +37,16 @@ class SharedSteps:
     def __init__(self, model: BaseAlgorithm) -> None:
         self.weight: float | None = None
         self._model = model
-        self._names = {id(optimizer): name for name, optimizer in optimizers(model)}
         self._max_norm: float | None = None
-        for _, optimizer in optimizers(model):
-            optimizer.register_step_pre_hook(self._before_step)
+        self._acted_on: list[tuple[Optimizer, str]] = []
+        self.attach()
+
+    def attach(self) -> None:
+        """Act on the model's optimizers; it may have got new ones."""
+        for name, optimizer in optimizers(self._model):
+            if not any(known is optimizer for known, _ in self._acted_on):
+                self._acted_on.append((optimizer, name))
+                optimizer.register_step_pre_hook(self._before_step)
 
     def idle_clipping(self) -> dict[str, Any]:
         """What to set in the model while it trains."""
@@ -55,7 +61,8 @@ class SharedSteps:
             norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         else:
             norm = nn.utils.clip_grad_norm_(self._model.policy.parameters(), self._max_norm)
-        self._log(self._names[id(optimizer)], norm)
+        name = next(name for known, name in self._acted_on if known is optimizer)
+        self._log(name, norm)
 
     def _log(self, name: str, norm: torch.Tensor) -> None:
         logger = getattr(self._model, "_logger", None)

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecNormalize
 
+from policies.distributed import broadcast_object, is_main, world_size
+
 Array = NDArray[np.float64]
 
 
@@ -49,6 +51,18 @@ class Moments:
         delta = mean - before.mean
         squares = self.squares - before.squares - delta**2 * (before.count * count / self.count)
         return Moments(count, mean, np.maximum(squares, 0.0))
+
+
+def take_statistics(env: VecNormalize | None) -> None:
+    """Rank 0's statistics, on every rank."""
+    if env is None or world_size() == 1:
+        return
+    mine = (getattr(env, "obs_rms", None), env.ret_rms)
+    observations, returns = broadcast_object(mine)
+    if not is_main():
+        env.ret_rms = returns
+        if observations is not None:
+            env.obs_rms = observations
 
 
 class SharedNormalization:

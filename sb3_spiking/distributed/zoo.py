@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from rl_zoo3.exp_manager import ExperimentManager
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import CheckpointCallback, EvalCallback
+from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from policies.distributed import (
@@ -66,23 +66,22 @@ class DistributedExperimentManager(ExperimentManager):
 
     def _find_checkpoint(self) -> None:
         """The newest run's newest checkpoint; none, and the run starts anew."""
-        newest = broadcast_object(self._newest_run() if is_main() else None)
-        found = None if newest is None else Checkpoints(Path(newest, "checkpoints"), "").newest()
-        if newest is None or found is None:
+        found = broadcast_object(self._newest_checkpoint() if is_main() else None)
+        if found is None:
             print("Nothing to resume: training starts anew")
             return
-        self.save_path = newest
+        newest = self.save_path = str(found.parent.parent)
         self._checkpoint = found
         self.trained_agent = str(found / "model.zip")
         self.continue_training = True
-        steps = int(found.name.removeprefix("steps_"))
+        steps = self._steps(found)
         # Environments and exploration do not begin as at the start.
         self.seed = int(np.random.SeedSequence([self.seed, steps]).generate_state(1)[0])
         print(f"Resuming {newest} from step {steps}")
 
-    def _newest_run(self) -> str | None:
-        """The folder of the environment's newest run with a checkpoint; None if it is finished."""
-        pattern = re.compile(re.escape(str(self.env_name)) + r"_(\d+)")
+    def _newest_checkpoint(self) -> Path | None:
+        """That of the environment's newest run which has one; None if that run is finished."""
+        pattern = re.compile(re.escape(str(self.env_name)) + r"_(\d+)(_[0-9a-f-]{36})?")
         runs = []
         for path in Path(self.log_path).glob(f"{self.env_name}_*"):
             match = pattern.fullmatch(path.name)
@@ -92,9 +91,25 @@ class DistributedExperimentManager(ExperimentManager):
             if (path / RECORD).exists():
                 return None
             # A run that ended before its first checkpoint has nothing to go on with.
-            if Checkpoints(path / "checkpoints", "").newest() is not None:
-                return str(path)
+            newest = Checkpoints(path / "checkpoints", "").newest()
+            if newest is not None:
+                return newest
         return None
+
+    def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """As RL Zoo's; a run that goes on must have those that it began with."""
+        hyperparams, saved = super().read_hyperparameters()
+        settings = {name: repr(value) for name, value in saved.items() if name != "n_timesteps"}
+        for name in ("split", "amp", "dense"):
+            settings[f"--{name}"] = repr(getattr(self.options, name))
+        self.checkpoints.settings = settings
+        if self._checkpoint is not None:
+            self.checkpoints.check(self._checkpoint)
+        return hyperparams, saved
+
+    @staticmethod
+    def _steps(checkpoint: Path) -> int:
+        return int(checkpoint.name.removeprefix("steps_"))
 
     def create_log_folder(self) -> None:
         """As RL Zoo's, by rank 0."""
@@ -127,19 +142,27 @@ class DistributedExperimentManager(ExperimentManager):
             self.eval_freq = max(self.eval_freq // world_size(), 1)
             if not (is_main() or together):
                 self.eval_freq = -1
+        given = list(self.callbacks)
         super().create_callbacks()  # type: ignore[no-untyped-call]  # RL Zoo's
         for callback in self.callbacks:
-            if isinstance(callback, EvalCallback) and together:
+            # RL Zoo's own, and no class that is derived from it.
+            if type(callback) is not EvalCallback or callback in given:
+                continue
+            if together:
                 callback.__class__ = DistributedEvalCallback
-            if isinstance(callback, EvalCallback) and self._checkpoint is not None and is_main():
-                _remember_evaluations(callback)
-        assert not any(isinstance(callback, CheckpointCallback) for callback in self.callbacks)
+            if self._checkpoint is not None:
+                _remember_evaluations(callback, self._steps(self._checkpoint))
         self.callbacks.append(SaveCheckpoints(self.checkpoints, every))
 
     def _load_pretrained_agent(self, hyperparams: dict[str, Any], env: VecEnv) -> BaseAlgorithm:
         model = super()._load_pretrained_agent(hyperparams, env)
         if self._checkpoint is not None:
             Checkpoints.load_replay_buffer(model, self._checkpoint)
+            if model.num_timesteps >= self.n_timesteps:
+                raise ValueError(
+                    f"-n must be more than the {model.num_timesteps} steps of the checkpoint, got "
+                    f"{self.n_timesteps}; ask for more, or leave --resume out"
+                )
         return model
 
     def learn(self, model: BaseAlgorithm) -> None:
@@ -150,6 +173,9 @@ class DistributedExperimentManager(ExperimentManager):
         self._meter = EnergyMeter(enabled=self.options.energy and local_rank() == 0)
         with self._meter:
             super().learn(model)
+        if vars(model)["distribution"].interrupted:
+            # RL Zoo would save now; the other ranks are somewhere else.
+            raise KeyboardInterrupt
 
     def save_trained_model(self, model: BaseAlgorithm) -> None:
         """As RL Zoo's, by rank 0; then the record, which marks the run as finished."""
@@ -159,8 +185,10 @@ class DistributedExperimentManager(ExperimentManager):
         if not is_main():
             return
         super().save_trained_model(model)
+        self.checkpoints.clear_replay_buffers()
         measured, estimated = zip(*(pair for pair in readings if pair), strict=True)
         parts = vars(model)["distribution"].clock.as_dict()
+        parts.pop("callbacks")  # no part of training
         RunRecord(
             steps=vars(model)["distribution"].steps_done,
             unit="environment steps",
@@ -186,21 +214,23 @@ def _total(readings: Sequence[EnergyReading]) -> EnergyReading:
     )
 
 
-def _remember_evaluations(callback: EvalCallback) -> None:
-    """Go on with the evaluations that a run has written."""
+def _remember_evaluations(callback: EvalCallback, steps: int) -> None:
+    """Go on with the evaluations that a run has written up to a step."""
     try:
         with np.load(f"{callback.log_path}.npz") as before:
-            timesteps, results = before["timesteps"].tolist(), before["results"]
-            lengths = before["ep_lengths"].tolist()
+            kept = before["timesteps"] <= steps
+            lists = {name: before[name][kept].tolist() for name in before.files}
     except FileNotFoundError:
         return
-    except (ValueError, OSError, zipfile.BadZipFile):
+    except (ValueError, OSError, IndexError, zipfile.BadZipFile):
         print(f"{callback.log_path}.npz is damaged; evaluations are collected anew")
         return
-    callback.evaluations_timesteps = timesteps
-    callback.evaluations_results = results.tolist()
-    callback.evaluations_length = lengths
-    callback.best_mean_reward = float(results.mean(axis=1).max())
+    callback.evaluations_timesteps = lists["timesteps"]
+    callback.evaluations_results = lists["results"]
+    callback.evaluations_length = lists["ep_lengths"]
+    callback.evaluations_successes = lists.get("successes", [])
+    if lists["results"]:
+        callback.best_mean_reward = float(np.mean(lists["results"], axis=1).max())
 
 
 class _SpikingManager(DistributedExperimentManager, SpikingExperimentManager):

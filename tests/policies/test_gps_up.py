@@ -58,7 +58,12 @@ def test_counters_of_other_parts_are_not_compared() -> None:
     assert gps_up(BASE, other) == GpsUp(1.0, None, None)
 
 
-@pytest.mark.parametrize("change", [{"steps": 19_999}, {"unit": "gradient steps"}])
+def test_runs_that_end_with_another_rollout_are_compared_by_the_step() -> None:
+    longer = gps_up(BASE, replace(BASE, steps=BASE.steps * 6 // 5))
+    assert longer.speedup == pytest.approx(1.2)
+
+
+@pytest.mark.parametrize("change", [{"steps": 15_000}, {"unit": "gradient steps"}])
 def test_different_work_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"same work: base did 20000 environment steps"):
         gps_up(BASE, replace(BASE, **change))

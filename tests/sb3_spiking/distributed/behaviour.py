@@ -9,9 +9,17 @@ from typing import Any
 import gymnasium
 import numpy as np
 import torch
+from gymnasium import spaces
+from sb3_contrib import RecurrentPPO
 from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
-from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
+from stable_baselines3.common.callbacks import (
+    BaseCallback,
+    EvalCallback,
+    StopTrainingOnRewardThreshold,
+)
+from stable_baselines3.common.logger import configure
 from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 import sb3_spiking  # noqa: F401  # registers the policies
@@ -40,6 +48,36 @@ class Seen(gymnasium.Wrapper[Any, Any, Any, Any]):
         if not out[2]:  # a vectorized environment gives the next episode's first instead
             self.all.append(out[0])
         return out
+
+
+class Goals(gymnasium.Env[Any, Any]):
+    """Dict observations."""
+
+    def __init__(self) -> None:
+        self.walk = Walk()
+        part = self.walk.observation_space
+        self.observation_space = spaces.Dict({"a": part, "b": part})
+        self.action_space = self.walk.action_space
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        obs, info = self.walk.reset(seed=seed)
+        return {"a": obs, "b": 2.0 * obs + 5.0}, info
+
+    def step(self, action: Any) -> Any:
+        obs, *rest = self.walk.step(action)
+        return {"a": obs, "b": 2.0 * obs + 5.0}, *rest
+
+
+class Normed(BaseFeaturesExtractor):
+    """Features through a batch norm."""
+
+    def __init__(self, space: spaces.Box) -> None:
+        super().__init__(space, 5)
+        self.norm = torch.nn.BatchNorm1d(5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        normed: torch.Tensor = self.norm(x)
+        return normed
 
 
 class StopAt(BaseCallback):
@@ -144,7 +182,14 @@ def refused(folder: Path) -> dict[str, str]:
     ahead = distribute(td3())
     if rank() == 1:
         ahead.num_timesteps = 7
+    masked = RecurrentPPO(
+        "MlpLstmPolicy", Walk(), policy_kwargs={"features_extractor_class": Normed}
+    )
+    counted = distribute(td3())
+    counted._n_updates = rank()
     return {
+        "masked": message(lambda: distribute(masked)),
+        "counted": message(lambda: counted.learn(10)),
         "settings": message(lambda: distribute(apart)),
         "split": message(lambda: distribute(odd, split=True)),
         "episodes": message(lambda: distribute(episodes)),
@@ -246,7 +291,65 @@ def precise(folder: Path) -> dict[str, Any]:
     return out
 
 
+def threshold(folder: Path) -> dict[str, Any]:
+    """Rank 0 alone learns that the best model is good enough."""
+    stop = StopTrainingOnRewardThreshold(reward_threshold=-1e9)
+    together = DistributedEvalCallback(
+        Monitor(Walk()), callback_on_new_best=stop, n_eval_episodes=2, eval_freq=8, verbose=0
+    )
+    model = distribute(PPO("MlpPolicy", Walk(), n_steps=32, batch_size=16, seed=0))
+    model.learn(1000, callback=together)
+    model.learn(64, reset_num_timesteps=False)  # it can go on
+    return {"steps": model.num_timesteps, "evaluations": len(together.evaluations_results)}
+
+
+def replaced(folder: Path) -> dict[str, Any]:
+    """What a user changes after `distribute`."""
+    model = distribute(PPO("MlpPolicy", Walk(), n_steps=16, batch_size=16, seed=0))
+    env = VecNormalize(DummyVecEnv([Walk]))
+    for _ in range(3 + rank()):  # other statistics on each rank
+        env.reset()
+        env.step(np.zeros((1, 2)))
+    model.set_env(env)
+    model.policy.optimizer = torch.optim.SGD(model.policy.parameters(), lr=0.01)
+    folder = folder / f"log_{rank()}"
+    model.set_logger(configure(str(folder), ["csv"]))
+    model.learn(64)
+    rms: Any = env.obs_rms
+    return {
+        "mean": rms.mean, "parameters": parameters(model),
+        "first": model.rollout_buffer.observations[0].copy(),
+        "logged": (folder / "progress.csv").stat().st_size,
+    }  # fmt: skip
+
+
+def dictionaries(folder: Path) -> dict[str, Any]:
+    """Dict observations under VecNormalize."""
+    env = VecNormalize(DummyVecEnv([Goals]))
+    model = distribute(
+        PPO(
+            "SpikingPopMultiInputPolicy", env, n_steps=16, batch_size=16, seed=0,
+            policy_kwargs=dict(SMALL),
+        )
+    )  # fmt: skip
+    model.learn(96)
+    rms: Any = env.obs_rms
+    return {
+        "means": {key: x.mean for key, x in rms.items()},
+        "counts": {key: x.count for key, x in rms.items()},
+        "parameters": parameters(model),
+    }
+
+
+def alike(folder: Path) -> dict[str, Any]:
+    """Rollouts in bfloat16: PPO's ratio of the first epoch is 1 there too."""
+    model = PPO("SpikingPopPolicy", Walk(), n_steps=32, batch_size=32, n_epochs=1, seed=0)
+    distribute(model, amp="bf16").learn(64)
+    return {"kl": model.logger.name_to_value.get("train/approx_kl", np.nan)}
+
+
 FACTS = (
+    threshold, replaced, dictionaries, alike,
     learned, resumed, normalized, stopped, diverged, refused, split, evaluated, targets,
     checkpointed, precise,
 )  # fmt: skip

@@ -1,6 +1,7 @@
 """The command, as a user types it."""
 
 import os
+import pickle
 import re
 import signal
 import subprocess
@@ -36,11 +37,7 @@ def test_a_lost_rank_ends_the_run_which_resumes(tmp_path: Path) -> None:
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     folder = tmp_path / "td3" / "Pendulum-v1_1"
-    deadline = time.monotonic() + 90.0
-    while not list(folder.glob("checkpoints/steps_*")):
-        assert run.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_for_checkpoint(run, folder)
     os.kill(ranks(run.pid)[1], signal.SIGKILL)
     _, errors = run.communicate(timeout=30)
     assert run.returncode != 0
@@ -80,6 +77,46 @@ def test_dense_rollouts_with_shared_statistics(tmp_path: Path) -> None:
     assert (folder / "Pendulum-v1" / "vecnormalize.pkl").exists()
     assert (folder / "rank_1" / "0.monitor.csv").exists()
     assert np.load(folder / "evaluations.npz")["results"].shape == (2, 6)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
+def test_interrupted_runs_end_and_resume(tmp_path: Path) -> None:
+    small = ["--save-freq", "60", "--eval-freq", "-1", "-params", *SMALL, "normalize:True"]
+    folder = tmp_path / "td3" / "Pendulum-v1_1"
+    run = subprocess.Popen(
+        command(*arguments(tmp_path, 1_000_000, *small)),
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    wait_for_checkpoint(run, folder)
+    for process in ranks(run.pid).values():
+        os.kill(process, signal.SIGINT)
+    _, errors = run.communicate(timeout=30)
+    assert "interrupted; training goes on" in errors or "could not exchange data" in errors
+    assert not (folder / "Pendulum-v1.zip").exists()
+    saved = max(int(path.name[6:]) for path in folder.glob("checkpoints/steps_*"))
+    with open(
+        folder / "checkpoints" / f"steps_{saved}" / "Pendulum-v1" / "vecnormalize.pkl", "rb"
+    ) as f:
+        count = pickle.load(f).obs_rms.count
+    assert count == pytest.approx(saved, abs=20)
+    changed = torchrun(*arguments(tmp_path, saved + 60, "--resume", *small, "gamma:0.5"))
+    assert changed.returncode != 0
+    assert "gamma is 0.5, but was" in changed.stderr
+    short = torchrun(*arguments(tmp_path, 10, "--resume", *small))
+    assert f"-n must be more than the {saved} steps" in short.stderr
+    done = torchrun(*arguments(tmp_path, saved + 60, "--resume", *small))
+    assert done.returncode == 0, done.stderr
+    with open(folder / "Pendulum-v1" / "vecnormalize.pkl", "rb") as f:
+        assert pickle.load(f).obs_rms.count >= count + 60
+
+
+def wait_for_checkpoint(run: subprocess.Popen[str], folder: Path) -> None:
+    deadline = time.monotonic() + 90.0
+    while not list(folder.glob("checkpoints/steps_*")):
+        assert run.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def test_errors_are_one_line_on_each_rank(tmp_path: Path) -> None:

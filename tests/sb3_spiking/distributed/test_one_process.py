@@ -1,5 +1,6 @@
 """Without other ranks: the same training bit for bit, and what is refused."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -153,13 +154,34 @@ def test_hindsight_replay_survives_a_checkpoint(tmp_path: Path) -> None:
     np.testing.assert_array_equal(again.replay_buffer.rewards, model.replay_buffer.rewards)
 
 
-def test_checkpoint_of_other_ranks_is_refused(tmp_path: Path) -> None:
+def test_checkpoint_of_other_ranks_or_settings_is_refused(tmp_path: Path) -> None:
     model = distribute(model_of("td3"))
     checkpoints = Checkpoints(tmp_path, "Walk")
+    checkpoints.settings = {"gamma": "0.9"}
     checkpoints.write(model)
-    (tmp_path / "steps_0" / "state.json").write_text('{"ranks": 4}')
+    checkpoints.check(tmp_path / "steps_0")
+    checkpoints.settings = {"gamma": "0.5"}
+    with pytest.raises(ValueError, match=r"gamma is 0\.5, but was 0\.9 when the run began"):
+        checkpoints.check(tmp_path / "steps_0")
+    state = json.loads((tmp_path / "steps_0" / "state.json").read_text())
+    (tmp_path / "steps_0" / "state.json").write_text(json.dumps({**state, "ranks": 4}))
     with pytest.raises(ValueError, match=r"of 4 ranks, but 1 are running; .* --nproc-per-node 4"):
-        Checkpoints.load_replay_buffer(model, tmp_path / "steps_0")
+        checkpoints.check(tmp_path / "steps_0")
+
+
+@pytest.mark.parametrize("name", ["model.zip", "rank_0.pkl", "state.json"])
+def test_damaged_checkpoint_gives_way_to_the_one_before(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = distribute(model_of("td3"))
+    checkpoints = Checkpoints(tmp_path, "Walk")
+    for steps in (10, 20):
+        model.num_timesteps = steps
+        checkpoints.write(model)
+    broken = tmp_path / "steps_20" / name
+    broken.write_bytes(broken.read_bytes()[:-20])
+    assert checkpoints.newest() == tmp_path / "steps_10"
+    assert "steps_20 is damaged" in capsys.readouterr().out
 
 
 def test_half_a_checkpoint_is_never_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -87,6 +87,33 @@ def test_one_rank_stops_all(facts: dict[str, Facts]) -> None:
     assert [part["ppo"] for part in facts["stopped"]] == [10, 10]
 
 
+def test_rank_0_alone_stops_all_and_training_can_go_on(facts: dict[str, Facts]) -> None:
+    # The first rollout of 32 steps a rank ends it, with every evaluation on both ranks.
+    assert facts["threshold"] == [{"steps": 64 + 64, "evaluations": 4}] * 2
+
+
+def test_replaced_parts_are_shared_too(facts: dict[str, Facts]) -> None:
+    first, second = facts["replaced"]
+    np.testing.assert_array_equal(first["mean"], second["mean"])
+    assert not np.array_equal(first["first"], second["first"])
+    assert same_parameters(facts["replaced"])
+    assert first["logged"] > 0 == second["logged"]
+
+
+def test_dict_observations_are_normalized_together(facts: dict[str, Facts]) -> None:
+    first, second = facts["dictionaries"]
+    assert first["counts"] == second["counts"]
+    assert first["counts"]["a"] == pytest.approx(98 + 1e-4)
+    for key in ("a", "b"):
+        np.testing.assert_array_equal(first["means"][key], second["means"][key])
+    np.testing.assert_allclose(first["means"]["b"], 2.0 * first["means"]["a"] + 5.0, atol=1e-4)
+    assert same_parameters(facts["dictionaries"])
+
+
+def test_rollouts_and_updates_share_one_precision(facts: dict[str, Facts]) -> None:
+    assert abs(facts["alike"][0]["kl"]) < 1e-6
+
+
 def test_early_stop_by_divergence_agrees(facts: dict[str, Facts]) -> None:
     first, second = facts["diverged"]
     assert first["updates"] == second["updates"] < 40  # 4 rollouts of 10 epochs without a limit
@@ -102,6 +129,8 @@ def test_early_stop_by_divergence_agrees(facts: dict[str, Facts]) -> None:
         ("episodes", "ValueError: train_freq=(1, 'episode') makes ranks train after different"),
         ("late", "ValueError: train_freq=(1, 'episode')"),
         ("total", "ValueError: all ranks must train alike, but total_timesteps is 100 on rank 0"),
+        ("masked", "ValueError: RecurrentPPO with a batch norm cannot be distributed"),
+        ("counted", "ValueError: all ranks must train alike, but _n_updates is 0 on rank 0"),
         ("ahead", "ValueError: all ranks must train alike, but num_timesteps is 0 on rank 0"),
     ],
 )
@@ -145,7 +174,9 @@ def test_checkpoints_of_all_ranks(facts: dict[str, Facts]) -> None:
         assert part["same"]
         assert part["sizes"] == (30, (1_000_000, 1, 5))
         assert part["kept"] == ["steps_100", "steps_80"]
-        assert part["apart"].startswith("RuntimeError: the parameters of ranks [1] are no longer")
+        assert part["apart"].startswith(
+            "RuntimeError: ranks 0 and 1 no longer hold the same policy"
+        )
 
 
 def test_bf16_trains_float32_parameters(facts: dict[str, Facts]) -> None:
