@@ -1,10 +1,10 @@
 """What an exchange between ranks costs, and what follows for more of them.
 
-    torchrun --nproc-per-node 2 -m benchmarks.exchange --record runs/scaling/td3_one_0/td3/Pendulum-v1_1
+    torchrun --nproc-per-node 2 -m benchmarks.exchange --record RUN
 
 Measures the sum of float32 messages over the ranks: a latency a (s) and a bandwidth b (bytes/s) are
 fitted to t = 2 (N - 1) a + 2 (N - 1) / N V / b, a ring's cost for V bytes on N ranks. Then a run's
-time is put together from its record with one process:
+time is put together from the record of one process (RUN/distributed.json):
 
     wall(N) = S e / N + U / N (g + c(N)),    c(N) = m 2 (N - 1) a + 2 (N - 1) / N V / b
 

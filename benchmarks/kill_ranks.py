@@ -9,6 +9,7 @@ Then the run is left to finish. Linux only.
 
 import argparse
 import os
+import pickle
 import random
 import re
 import signal
@@ -33,7 +34,7 @@ def command(folder: Path, steps: int) -> list[str]:
     return [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
         "-m", "sb3_spiking.distributed", "train", "--resume", "--algo", "td3",
-        "--env", "Pendulum-v1", "-n", str(steps), "--eval-freq", "2000", "--save-freq", "300",
+        "--env", "Pendulum-v1", "-n", str(steps), "--eval-freq", "2000", "--save-freq", "100",
         "-f", str(folder), "--seed", "0",
         "-params", "learning_starts:300", "policy_kwargs:dict(net_arch=[64,64])",
     ]  # fmt: skip
@@ -60,8 +61,9 @@ def newest(folder: Path) -> int:
     for path in folder.glob("td3/Pendulum-v1_*/checkpoints/steps_*"):
         model = TD3.load(path / "model.zip")
         steps = max(steps, model.num_timesteps)
-        missing = [n for n in (0, 1) if not (path / f"rank_{n}.pkl").stat().st_size]
-        assert not missing, f"{path} lacks replay buffers of ranks {missing}"
+        for rank in (0, 1):
+            with open(path / f"rank_{rank}.pkl", "rb") as file:
+                pickle.load(file)
     return steps
 
 
@@ -72,7 +74,9 @@ def kill_one(folder: Path, steps: int, draw: random.Random) -> str:
         run = subprocess.Popen(command(folder, steps), stdout=output, stderr=subprocess.STDOUT)
         wait = draw.uniform(6.0, 25.0)
         time.sleep(wait)
-        victims = ranks(run.pid)
+        while len(victims := ranks(run.pid)) < 2:  # a slow start
+            assert run.poll() is None, "the run has ended by itself"
+            time.sleep(0.2)
         victim = draw.choice(sorted(victims))
         os.kill(victims[victim], signal.SIGKILL)
         begin = time.perf_counter()
