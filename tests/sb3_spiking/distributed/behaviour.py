@@ -68,6 +68,19 @@ class Goals(gymnasium.Env[Any, Any]):
         return {"a": obs, "b": 2.0 * obs + 5.0}, *rest
 
 
+class Counting(BaseFeaturesExtractor):
+    """Features beside a statistic that nobody shares."""
+
+    def __init__(self, space: spaces.Box) -> None:
+        super().__init__(space, 5)
+        self.register_buffer("seen", torch.zeros(5))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            self.get_buffer("seen").add_(x.detach().sum(dim=0))
+        return x
+
+
 class Normed(BaseFeaturesExtractor):
     """Features through a batch norm."""
 
@@ -187,7 +200,10 @@ def refused(folder: Path) -> dict[str, str]:
     )
     counted = distribute(td3())
     counted._n_updates = rank()
+    with_counter = td3(policy_kwargs={"features_extractor_class": Counting})
+    distribute(with_counter)
     return {
+        "apart": message(lambda: with_counter.learn(60)),
         "masked": message(lambda: distribute(masked)),
         "counted": message(lambda: counted.learn(10)),
         "settings": message(lambda: distribute(apart)),
