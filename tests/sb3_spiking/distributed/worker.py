@@ -17,8 +17,9 @@ def results(mode: str) -> dict[str, Any]:
         vars(steps)["average_gradients"] = lambda *args, **kwargs: None
     out = {}
     for name in cases.NAMES if mode == "together" else ("td3", "ppo dense"):
-        model = cases.build(name)
-        out[name] = cases.run(distribute(model), name, rank(), world_size(), cases.UPDATES)
+        model = distribute(cases.build(name))
+        model.distribution.compared = mode == "apart"  # training would find out by itself
+        out[name] = cases.run(model, name, rank(), world_size(), cases.UPDATES)
     return out
 
 
