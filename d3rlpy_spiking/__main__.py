@@ -2,7 +2,7 @@
 
 import sys
 
-from d3rlpy_spiking.cli import main
+from d3rlpy_spiking.cli import command
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command())

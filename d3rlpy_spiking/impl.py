@@ -1,5 +1,6 @@
 """Losses and updates: d3rlpy's, with schedules that resume, and what is logged of spikes."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from d3rlpy_spiking.recording import recorded_rates, summary
 from d3rlpy_spiking.transformer import Progress, SpikingNetwork
 from policies.distributed import average_gradients, sum_over_ranks, world_size
-from policies.distributed.group import sum_number
+from policies.distributed.group import gather_numbers, sum_number
 
 
 class SpikingImpl:
@@ -25,6 +26,8 @@ class SpikingImpl:
     _device: str
     # whether other processes train the same network; see d3rlpy_spiking.distributed
     distributed = False
+    # what distribute wants done before an update
+    before_update: Callable[[], None] | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._compiled = bool(kwargs.get("compiled", False))
@@ -73,6 +76,8 @@ class SpikingImpl:
 
         `grad_step` starts at 0 in every process; the schedules follow the saved progress instead.
         """
+        if self.before_update is not None:
+            self.before_update()
         theta = float(self.progress.theta)
         if self._compiled:  # hooks would be baked into the graph
             metrics = super().inner_update(batch, grad_step)  # type: ignore[misc]  # d3rlpy's
@@ -84,8 +89,17 @@ class SpikingImpl:
         metrics["theta"] = theta
         if self._gradient_norm is not None:
             metrics["grad_norm"] = float(self._gradient_norm)
+        if self.distributed:
+            metrics.update(_mean_losses(metrics))
         out: dict[str, float] = metrics
         return out
+
+
+def _mean_losses(metrics: dict[str, float]) -> dict[str, float]:
+    """Losses averaged over the ranks: each rank's own is scaled for the gradient."""
+    names = [name for name in metrics if name.endswith("loss")]
+    every = gather_numbers([metrics[name] for name in names])
+    return {name: sum(x) / len(x) for name, x in zip(names, zip(*every, strict=True), strict=True)}
 
 
 def masked_mean(values: Tensor, masks: Tensor, *, all_ranks: bool = False) -> Tensor:

@@ -5,6 +5,7 @@ one, is one pass over memory. Parameters stay in the modules of `policies.transf
 own names. All modules of one transformer run so, or none.
 """
 
+import warnings
 from typing import Any
 
 import torch
@@ -22,17 +23,38 @@ from policies.rates import report
 def runs_fused(transformer: Any, x: Tensor, theta: float | Tensor) -> bool:
     """Whether the compiled layers can run: numba, float32, training, and nothing that looks inside.
 
-    Under autocast to bfloat16 they run as with matmul="bf16", and tokens may be bfloat16.
+    Under autocast to bfloat16 they run as with matmul="bf16".
 
     The other variant of PTBN, folded networks and whatever `fused_guard` finds changed take the
     plain operations, as do traced graphs, modules with hooks, empty batches and a single number per
     feature, which plain batch norm refuses.
+
+    Where batch norms share their statistics with other processes all run so, or none: the two ways
+    exchange other messages.
     """
+    ours = _can_run(transformer, x, theta)
+    if not transformer.training or transformer.config.kernel not in ("auto", "numba"):
+        return ours
+    norm = transformer.norm
+    sums = getattr(getattr(norm, "bn", norm), "sums", None)
+    if sums is None or x.device.type != "cpu":
+        return ours
+    willing, all_of_them = sums(torch.tensor([float(ours), 1.0], device=x.device)).tolist()
+    if ours and willing < all_of_them:
+        warnings.warn(
+            "a transformer's compiled layers could run in this process but not in another one, so "
+            "all run plain operations, slower; look there for a missing numba or for hooks",
+            stacklevel=3,
+        )
+    return bool(willing == all_of_them)
+
+
+def _can_run(transformer: Any, x: Tensor, theta: float | Tensor) -> bool:
     config = transformer.config
     return (
         transformer.training
         and not transformed(x.device)  # first: a tracer or compiler sees no more than this
-        and (x.dtype == torch.float32 or (x.dtype == torch.bfloat16 and autocasts(x.device)))
+        and x.dtype == torch.float32
         and pick(config.kernel, x.device) == "numba"
         and config.spike_steps * x.shape[0] * x.shape[1] > 1
         and not (isinstance(theta, Tensor) and theta.requires_grad)
@@ -61,7 +83,7 @@ class FusedPass:
     def run(self, x: Tensor) -> Tensor:
         """Tokens [B, L, D] -> tokens [B, L, D], float32."""
         with without_autocast(x.device):
-            return self._run(x.float())
+            return self._run(x)
 
     def _run(self, x: Tensor) -> Tensor:
         blocks = list(self.transformer.blocks)

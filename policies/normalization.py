@@ -25,6 +25,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from policies.kernels.guard import without_autocast
+
 Normalization = Literal["ptbn", "tdbn", "tdln", "folded"]
 
 
@@ -101,8 +103,10 @@ class TdBN(nn.BatchNorm1d):
             return super().forward(x.flatten(0, -2)).view_as(x)
         if valid is None or not masked:
             valid = x.new_ones(x.shape[1:-1])
-        with torch.autocast(x.device.type, enabled=False):  # it would round the sums
-            return self._masked(x.to(torch.promote_types(x.dtype, torch.float32)), valid)
+        with without_autocast(x.device):  # it would round the sums
+            out = self._masked(x.to(torch.promote_types(x.dtype, torch.float32)), valid)
+        # A module in half precision gives half precision; under autocast its weights are float32.
+        return out.to(torch.promote_types(x.dtype, self.weight.dtype))
 
     def _masked(self, x: Tensor, valid: Tensor) -> Tensor:
         """Batch statistics over the tokens that exist; without any, the running ones."""
@@ -129,9 +133,9 @@ class TdBN(nn.BatchNorm1d):
         """Move the running statistics by a batch's: mean, unbiased variance, number of rows."""
         share = self.momentum  # None, as in PyTorch: the mean of all batches
         share = 1.0 / (int(self.num_batches_tracked) + 1) if share is None else share
-        momentum = share * (n > 0).to(mean.dtype)
-        self.running_mean.lerp_(mean, momentum)
-        self.running_var.lerp_(var, momentum)
+        momentum = share * (n > 0).to(self.running_mean)
+        self.running_mean.lerp_(mean.to(self.running_mean), momentum)
+        self.running_var.lerp_(var.to(self.running_var), momentum)
         self.num_batches_tracked.add_(1)
 
 

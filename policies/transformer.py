@@ -23,6 +23,7 @@ from policies.attention import Attention, carry_faults, make_attention
 from policies.config import LIFConfig, check_choice, check_count, check_range
 from policies.fused_transformer import FusedPass, runs_fused
 from policies.kernels.choice import Kernel, Matmul
+from policies.kernels.guard import autocast_on
 from policies.neurons import LIF
 from policies.normalization import Folded, Normalization, NormConfig, fold_after, make_norm
 
@@ -312,6 +313,8 @@ class SpikingTransformer(nn.Module):
             ValueError: if x or valid has another shape.
         """
         self._check(x, valid)
+        if autocast_on(x.device) and x.dtype in (torch.bfloat16, torch.float16):
+            x = x.float()  # the residual stream, which sums what all blocks add
         if runs_fused(self, x, theta):
             return FusedPass(self, theta, valid).run(x)
         # [B, L, D] -> [T, B, L, D]

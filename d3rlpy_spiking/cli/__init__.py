@@ -3,7 +3,7 @@
 Reading the arguments needs neither torch nor d3rlpy; the commands import them.
 """
 
-import os
+import signal
 import sys
 import traceback
 import warnings
@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 from d3rlpy_spiking.cli.arguments import Arguments, parse
 from d3rlpy_spiking.cli.errors import USER_ERRORS, RankEndedError, UsageError, one_line, say_error
+from d3rlpy_spiking.cli.launch import first_here, launch_number, on_sigterm
 from d3rlpy_spiking.cli.quiet import quiet_import, quiet_logs
 
 
@@ -24,11 +25,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0, 2 after an error of the user's, which is printed in one line, 130 when
         interrupted; that of another process of the run where this one ends because of it.
     """
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        return command(argv)
+    finally:
+        on_sigterm(before)
+
+
+def command(argv: Sequence[str] | None = None) -> int:
+    """As `main`, for a process that ends with it.
+
+    After a failure on several ranks SIGTERM stays ignored, so that torchrun, which ends all ranks
+    once one has, cannot take this one's message and exit code.
+    """
     try:
         args = parse(argv)
         args.device = _device(args)
     except UsageError as error:
-        say_error(error)
+        say_error(error, first_here())
         return 2
     try:
         _run(args)
@@ -53,8 +67,8 @@ def _device(args: Arguments) -> str:
     Raises:
         UsageError: if there is no such device, or the command is for one process; on every rank.
     """
-    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and args.command != "train":
+    ranks = launch_number("LOCAL_WORLD_SIZE", 1)
+    if launch_number("WORLD_SIZE", 1) > 1 and args.command != "train":
         raise UsageError(f"{args.command} runs in one process: start it without torchrun")
     name: str = args.device
     if not name.startswith("cuda"):
@@ -73,7 +87,7 @@ def _device(args: Arguments) -> str:
             f"--device {name}{f' in {ranks} processes' if ranks > 1 else ''}: there are {count} "
             f"CUDA devices here; use {'fewer processes or ' if count and ranks > 1 else ''}cpu"
         )
-    return f"cuda:{os.environ.get('LOCAL_RANK', number) if ranks > 1 else number}"
+    return f"cuda:{launch_number('LOCAL_RANK', number) if ranks > 1 else number}"
 
 
 def _run(args: Arguments) -> None:

@@ -4,9 +4,10 @@ import argparse
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from d3rlpy_spiking.cli.errors import UsageError
+from d3rlpy_spiking.cli.launch import first_here
 from d3rlpy_spiking.cli.names import ALGORITHMS
 
 Arguments = argparse.Namespace
@@ -43,6 +44,10 @@ checkpoints model_<steps>.d3, and at the end results.json and model.d3.
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message}; see {self.prog} --help")
+
+    def print_help(self, file: Any = None) -> None:
+        if first_here():
+            super().print_help(file)
 
 
 def _integer(text: str, low: int) -> int:

@@ -1,7 +1,7 @@
 """Errors that whoever typed a command or wrote a file can put right."""
 
-import os
 import sys
+import time
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -9,6 +9,9 @@ from difflib import get_close_matches
 class UsageError(ValueError):
     """The message names what is wrong and what to do; it is shown without a traceback."""
 
+
+# torchrun ends the other processes of its machine within seconds of the first one's exit.
+WAIT_SECONDS = 10.0
 
 # What whoever typed the command can put right; anything else is a fault and keeps its traceback.
 USER_ERRORS = (UsageError, ValueError, TypeError, OSError, ImportError)
@@ -35,10 +38,15 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def say_error(error: BaseException) -> None:
-    """Print an error that every process of a machine has, once."""
-    if os.environ.get("LOCAL_RANK", "0") == "0":
-        print(f"error: {one_line(error)}", file=sys.stderr)
+def say_error(error: BaseException, first: bool = True) -> None:
+    """Print an error that every process of a machine has, in the first of them.
+
+    The others wait: torchrun would end the first one, before it has printed, as soon as they exit.
+    """
+    if first:
+        print(f"error: {one_line(error)}", file=sys.stderr, flush=True)
+    else:
+        time.sleep(WAIT_SECONDS)
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:

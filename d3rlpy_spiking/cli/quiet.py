@@ -10,6 +10,7 @@ from importlib import import_module
 
 from d3rlpy_spiking.cli.arguments import parse
 from d3rlpy_spiking.cli.errors import UsageError, say_error
+from d3rlpy_spiking.cli.launch import first_here
 
 
 @contextlib.contextmanager
@@ -47,7 +48,7 @@ def command_start(package: str) -> Iterator[None]:
     try:
         parse(sys.argv[1:])
     except UsageError as error:
-        say_error(error)
+        say_error(error, first_here())
         sys.exit(2)
     with quiet_import():
         yield

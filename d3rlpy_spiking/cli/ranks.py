@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from d3rlpy_spiking.cli.errors import USER_ERRORS, RankEndedError
+from d3rlpy_spiking.cli.launch import on_sigterm
 from policies.distributed import (
     RankLostError,
     broadcast_object,
@@ -29,26 +30,29 @@ Value = TypeVar("Value")
 def joined(device: str) -> Iterator[None]:
     """Around a command: with the processes that torchrun started, if it did. Rank 0 alone prints.
 
+    After a failure SIGTERM stays ignored; whoever prints the message restores it.
+
     Raises:
         RankEndedError: if another process has ended.
     """
     if not (launched() or active()):
         yield
         return
-    before = signal.signal(signal.SIGTERM, _terminated)
+    before = signal.getsignal(signal.SIGTERM)
+    on_sigterm(_terminated)
     try:
         with process_group("gloo" if device == "cpu" else None), _one_voice():
             try:
                 yield
             except BaseException:
                 # It has a message and an exit code of its own: torchrun shall wait for them.
-                signal.signal(signal.SIGTERM, signal.SIG_IGN)
+                on_sigterm(signal.SIG_IGN)
                 raise
     except RankLostError as error:
         raise RankEndedError(
             1, f"{error}; to go on, run the command again with --resume"
         ) from error
-    signal.signal(signal.SIGTERM, before)
+    on_sigterm(before)
 
 
 @contextlib.contextmanager
@@ -68,8 +72,9 @@ def _one_voice() -> Iterator[None]:
 
 def _terminated(*_: Any) -> None:
     print(
-        f"error: rank {rank()} of {world_size()} was told to end, as torchrun does when another "
-        "rank has ended; to go on from the last checkpoint, run the command again with --resume",
+        f"error: rank {rank()} of {world_size()} was told to end, by torchrun or the scheduler; if "
+        "another rank has ended, its message is above; to go on from the last checkpoint, run the "
+        "command again with --resume",
         file=sys.stderr,
         flush=True,
     )

@@ -69,12 +69,18 @@ class Run:
         before = read_json(self._settings)
         if not isinstance(before, dict):
             raise UsageError(f"{self._settings} must hold the settings of the run; restore it")
+        before.pop("ranks", None)
         change = _first_change(before, settings, "")
         if change is not None:
             raise UsageError(
                 f"{change}, in {self.folder}; --resume goes on with the settings of the start: "
                 "restore them, or start another run with another --output"
             )
+
+    def ranks(self) -> int | None:
+        """How many processes trained it last; None where that is not known."""
+        found = read_json(self._settings).get("ranks") if self._settings.exists() else None
+        return found if isinstance(found, int) else None
 
     def start(self, settings: dict[str, Any], step: int) -> None:
         """Make the folder ready for training from that step on; nothing later stays in it."""

@@ -38,7 +38,7 @@ def train(args: Arguments) -> None:
 
 
 def _train(args: Arguments) -> None:
-    file = together(lambda: _read_file(args))
+    file = on_main(lambda: _read_file(args))
     run = Run(args.output / f"{file.path.stem}_{args.seed}")
     # By its name: the file may have moved.
     settings = {**file.settings(), "dataset": Path(args.dataset).name, "seed": args.seed}
@@ -54,8 +54,9 @@ def _train(args: Arguments) -> None:
     d3rlpy.seed(args.seed if newest is None else _resumed_seed(args.seed, done))
     algo = _algorithm(args, file, data, None if newest is None else newest[1])
     episodes = together(lambda: _episodes(args, file, algo) if is_main() else None)
-    on_main(lambda: run.start(settings, done))
+    on_main(lambda: run.start({**settings, "ranks": world_size()}, done))
     if world_size() > 1:
+        _share_scalers(algo, data)
         distribute(algo)
         # Weights are the same on every rank, batches are not.
         d3rlpy.seed(_resumed_seed(args.seed, done, rank()))
@@ -85,7 +86,10 @@ def _begin(
     run.check_settings(settings)
     done, path = newest
     _check_steps(file, done)
-    return done, None if done == file.options.n_steps and run.model.exists() else path
+    if done == file.options.n_steps and run.model.exists():
+        return done, None
+    _note_ranks(file, run.ranks())
+    return done, path
 
 
 def _load(args: Arguments, file: TrainFile) -> Data:
@@ -129,6 +133,28 @@ def _note_schedule(file: TrainFile) -> None:
             f"note: the learning rate's schedule is for {schedule.total_steps} steps, training "
             f"takes {file.options.n_steps}"
         )
+
+
+def _note_ranks(file: TrainFile, before: int | None) -> None:
+    """Say so where gradient steps are over more or fewer sequences than before."""
+    now, size = world_size(), file.config.batch_size
+    if before is not None and before != now:
+        print(
+            f"note: processes were {before} and are {now} now: a gradient step is over "
+            f"{now * size} sequences, not {before * size}"
+        )
+
+
+def _share_scalers(algo: Any, data: Data) -> None:
+    """Rank 0's scalers on every rank: their datasets may differ."""
+    names = ("observation_scaler", "action_scaler", "reward_scaler")
+
+    def build() -> dict[str, Any]:
+        build_scalers_with_trajectory_slicer(algo, data.dataset)
+        return {name: getattr(algo.config, name) for name in names}
+
+    for name, scaler in on_main(build).items():
+        setattr(algo.config, name, scaler)
 
 
 def _resumed_seed(seed: int, step: int, rank: int = 0) -> int:

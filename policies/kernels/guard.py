@@ -45,20 +45,22 @@ def transformed(device: torch.device) -> bool:
 
     Kernels know autocast to bfloat16: see `autocasts`.
     """
-    return plain_only() or (torch.is_autocast_enabled(device.type) and not autocasts(device))
+    return plain_only() or (autocast_on(device) and not autocasts(device))
 
 
 def autocasts(device: torch.device) -> bool:
     """Whether autocast to bfloat16 is on: matmuls of spikes run as `matmul="bf16"` then."""
-    return (
-        torch.is_autocast_enabled(device.type)
-        and torch.get_autocast_dtype(device.type) == torch.bfloat16
-    )
+    return autocast_on(device) and torch.get_autocast_dtype(device.type) == torch.bfloat16
+
+
+def autocast_on(device: torch.device) -> bool:
+    """Whether any autocast is on; there is none for "meta", which PyTorch raises on."""
+    return device.type != "meta" and torch.is_autocast_enabled(device.type)
 
 
 def without_autocast(device: torch.device) -> contextlib.AbstractContextManager[Any]:
     """Operations as they are written: backward too may run where autocast is on."""
-    if torch.is_autocast_enabled(device.type):
+    if autocast_on(device):
         return torch.autocast(device.type, enabled=False)
     return contextlib.nullcontext()
 

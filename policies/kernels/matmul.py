@@ -214,9 +214,8 @@ class _SpikeLinear(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(spikes, weight)
         ctx.grad_dtype = grad_dtype
-        with without_autocast(spikes.device):
-            operand = spikes.to(spike_dtype(matmul))
-            return currents(operand, weight, bias, matmul, cached).float32()
+        operand = spikes.to(spike_dtype(matmul))
+        return currents(operand, weight, bias, matmul, cached).float32()
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> Any:

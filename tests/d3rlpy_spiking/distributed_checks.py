@@ -180,6 +180,7 @@ def all_gradients() -> dict[str, dict[str, Errors]]:
         "discrete_dsformer, theta 0.25": gradients("discrete_dsformer", 3),
         "discrete_dsformer, theta 0": gradients("discrete_dsformer", 4),
         "sdt, theta 0.5": gradients("sdt", 2),
+        "strl, theta 0.5": gradients("strl", 2, normalization="ptbn"),
         # Compiled, where numba is installed.
         "dsformer, auto, theta 0.5": gradients("dsformer", 2, kernel="auto"),
         "dsformer, auto, theta 0": gradients("dsformer", 4, kernel="auto"),

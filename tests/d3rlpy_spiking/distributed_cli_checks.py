@@ -10,11 +10,14 @@ from typing import Any
 from unittest.mock import patch
 
 import d3rlpy
+import numpy as np
 from d3rlpy.dataset import ReplayBuffer
 
 from d3rlpy_spiking.cli import main
+from d3rlpy_spiking.cli.logs import RunAdapter, _mean_over_ranks
+from d3rlpy_spiking.cli.ranks import main_file
 from policies.distributed import barrier, gather_objects, is_main, rank
-from tests.d3rlpy_spiking.cli_common import DENSE, write, write_npz
+from tests.d3rlpy_spiking.cli_common import CONTINUOUS, DENSE, write, write_npz
 from tests.d3rlpy_spiking.distributed_checks import digest, equal
 
 
@@ -37,11 +40,15 @@ def _run(*args: str) -> tuple[int | None, str, str]:
     out, err = io.StringIO(), io.StringIO()
     code: int | None = None
     try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        with (
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+            patch("d3rlpy_spiking.cli.errors.WAIT_SECONDS", 0.0),
+        ):
             code = main(list(args))
     except RuntimeError as error:
         err.write(f"{type(error).__name__}: {error}")
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     return code, out.getvalue(), err.getvalue()
 
 
@@ -74,6 +81,52 @@ def trained(folder: Path) -> dict[str, Any]:
     every = gather_objects(first[1:] + second[1:])
     found["batches"] = len({batch for drawn in every for batch in drawn})
     return found
+
+
+def own_files(folder: Path) -> dict[str, Any]:
+    """Machines that share no files: only rank 0 has a config, and their datasets differ."""
+    own = folder / f"rank{rank()}"
+    own.mkdir()
+    if is_main():
+        write(own, CONTINUOUS)
+    data = write_npz(own / "pendulum.npz", 3, discrete=False)
+    with np.load(data) as content:
+        arrays = dict(content)
+    arrays["observations"] = arrays["observations"] * (1 + rank())
+    np.savez(data, **arrays)
+    args = ["--config", str(own / "tiny.yml"), "--dataset", data, "--output", str(folder / "own")]
+    fit = RunAdapter.save_model
+    scalers: list[Any] = []
+
+    def keep(self: Any, epoch: int, algo: Any) -> None:
+        scalers.append(algo.config.observation_scaler.serialize())
+        fit(self, epoch, algo)
+
+    with patch.object(RunAdapter, "save_model", keep):
+        code, _, err = _run("train", *args, "--steps", "10")
+    algo = d3rlpy.load_learnable(str(folder / "own" / "tiny_0" / "model.d3"))
+    # The last observation of each episode is in no transition of d3rlpy's.
+    mean = arrays["observations"].mean(axis=0).tolist()
+    return {
+        "code": code,
+        "err": err,
+        "same scaler": equal(scalers),
+        "saved": scalers == [algo.config.observation_scaler.serialize()],
+        "own mean": mean,
+        "mean": algo.config.observation_scaler.mean.tolist(),
+    }
+
+
+def pieces(folder: Path) -> dict[str, Any]:
+    """A file that only rank 0 has, and metrics."""
+    path = folder / f"only{rank()}" / "model.d3"
+    if is_main():
+        path.parent.mkdir()
+        path.write_bytes(b"content")
+    with main_file(path) as found:
+        content = found.read_bytes().decode()
+    metrics = _mean_over_ranks({"loss": float(rank()), "theta": 0.25})
+    return {"content": content, "gone": not is_main() and not found.exists(), "metrics": metrics}
 
 
 def failed(folder: Path) -> dict[str, Any]:

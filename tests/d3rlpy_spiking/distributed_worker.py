@@ -13,6 +13,7 @@ import torch
 
 from d3rlpy_spiking.cli.quiet import quiet_logs
 from policies.distributed import process_group, rank
+from tests.d3rlpy_spiking import distributed_alike_checks as alike
 from tests.d3rlpy_spiking import distributed_checks as checks
 from tests.d3rlpy_spiking import distributed_cli_checks as cli
 
@@ -29,8 +30,13 @@ def main(folder: Path) -> None:
         "loaded": lambda: checks.loaded(folder),
         "fits": checks.fits,
         "refused": checks.refused,
+        "unlike": alike.refused,
+        "hooked": alike.hooked,
+        "losses": alike.losses,
         "trained": lambda: cli.trained(folder),
         "failed": lambda: cli.failed(folder),
+        "own files": lambda: cli.own_files(folder),
+        "pieces": lambda: cli.pieces(folder),
     }
     with quiet_logs(), process_group("gloo", timeout=timedelta(seconds=60)):
         for name, check in every.items():

@@ -7,6 +7,7 @@ import d3rlpy
 import pytest
 
 from d3rlpy_spiking import DSFormerConfig, distribute
+from policies.kernels.choice import has_numba
 from tests.d3rlpy_spiking.distributed_launch import run_ranks
 
 Found = list[dict[str, Any]]
@@ -29,7 +30,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> Found:
 
 def test_gradients_are_those_of_one_process_with_both_batches(ranks: Found) -> None:
     for found in ranks:
-        assert len(found["gradients"]) == 10
+        assert len(found["gradients"]) == 11
         for name, errors in found["gradients"].items():
             assert errors["equal"]["all"] < tolerance(name), name
             assert errors["equal"]["small"] < tolerance(name), name
@@ -111,6 +112,37 @@ def test_what_cannot_be_distributed_is_named(ranks: Found) -> None:
             assert message in found["refused"][name]
 
 
+def test_ranks_that_differ_are_told_where(ranks: Found) -> None:
+    messages = {
+        "learning rate": "config.learning_rate is 0.001 on rank 0 and 0.002 on rank 1",
+        "algorithm": "algorithm is 'DSFormer' on rank 0 and 'SpikingDecisionTransformer' on rank 1",
+        "scaler": "config.observation_scaler.params.mean is [",
+        "dense scaler": "config.observation_scaler.params.mean is [",
+        "mode": "parts in another mode than the whole is [] on rank 0 and ['backbone.",
+        "optimizer": "optim is of class Own, whose step is not known",
+    }
+    for found in ranks:
+        assert found["unlike"].keys() == messages.keys()
+        for name, message in messages.items():
+            assert message in found["unlike"][name]
+
+
+def test_a_rank_that_cannot_run_compiled_layers_takes_the_others_along(ranks: Found) -> None:
+    for rank, found in enumerate(ranks):
+        assert found["hooked"]["same"] == [True, True, True]
+        assert found["hooked"]["warned"] == (rank == 0 and has_numba())
+
+
+def test_losses_are_those_of_all_ranks(ranks: Found) -> None:
+    for found in ranks:
+        losses = found["losses"]
+        assert losses["loss"] == pytest.approx(losses["expected"], rel=1e-5)
+        assert losses["tacr"]
+        assert losses["tacr's"] == ["actor_loss", "critic_loss"]
+        assert losses["broken"] == "nan"
+    assert ranks[0]["losses"]["loss"] == ranks[1]["losses"]["loss"]
+
+
 def test_a_group_is_needed() -> None:
     algo = DSFormerConfig(num_layers=1).create(enable_ddp=True)
     with pytest.raises(RuntimeError, match="needs a process group"):
@@ -156,6 +188,20 @@ def test_an_error_ends_all_ranks_with_one_message(
         assert code == 2
         assert (message in said) == (rank == speaker)
         assert said.count("\n") == (1 if rank == speaker else 0)
+
+
+def test_machines_need_not_share_files(ranks: Found) -> None:
+    for rank, found in enumerate(ranks):
+        own = found["own files"]
+        assert (own["code"], own["err"]) == (0, "")
+        assert own["same scaler"]
+        assert own["saved"]
+        near = own["mean"] == pytest.approx(own["own mean"], abs=1e-6)
+        assert near == (rank == 0)
+        pieces = found["pieces"]
+        assert pieces["content"] == "content"
+        assert pieces["gone"] == (rank == 1)
+        assert pieces["metrics"] == {"loss": 0.5, "theta": 0.25}
 
 
 def test_a_fault_ends_all_ranks(ranks: Found) -> None:

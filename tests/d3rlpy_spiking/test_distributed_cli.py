@@ -43,7 +43,9 @@ def wait_for(path: Path, process: "subprocess.Popen[str]") -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds the ranks in /proc")
-def test_a_run_whose_rank_is_killed_goes_on_with_any_number(tmp_path: Path, pendulum: str) -> None:
+def test_a_run_whose_rank_is_killed_goes_on_with_any_number(
+    tmp_path: Path, pendulum: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     args = [
         "--config", write(tmp_path, CONTINUOUS), "--dataset", pendulum, "--output", str(tmp_path),
     ]  # fmt: skip
@@ -65,12 +67,16 @@ def test_a_run_whose_rank_is_killed_goes_on_with_any_number(tmp_path: Path, pend
     done = max(int(re.findall(r"\d+", path.stem)[0]) for path in run.glob("model_*.d3"))
     assert train(tmp_path, args[1], pendulum, "--resume", "--steps", str(done + 10)) == 0
     assert json.loads((run / "results.json").read_text())["ranks"] == 1
+    assert (
+        "processes were 2 and are 1 now: a gradient step is over 4 seq" in capsys.readouterr().out
+    )
     evaluate = ["--eval-env", "Pendulum-v1", "--target-return", "-200"]
     more = ["--resume", "--steps", str(done + 20), *evaluate]
     code, out = run_ranks("d3rlpy_spiking", "train", *args, *more)
     assert code == 0, out
     assert out.count(f"step {done + 20}  environment") == 1
     assert out.count("saved ") == 1
+    assert out.count("processes were 1 and are 2 now: a gradient step is over 8 sequences") == 1
     assert "error" not in out
     results = json.loads((run / "results.json").read_text())
     assert (results["ranks"], results["steps"]) == (2, done + 20)

@@ -13,6 +13,7 @@ from policies.actor import PopulationActor, SpikingMLP
 from policies.config import DecoderConfig, EncoderConfig, PopulationActorConfig
 from policies.kernels import stack as stack_module
 from policies.kernels.choice import Kernel, Matmul, has_numba
+from policies.normalization import TdBN
 from policies.transformer import SpikingTransformer, TransformerConfig
 from policies.value import ValueNetwork
 from tests.kernels import NEEDS_NUMBA
@@ -205,12 +206,27 @@ def test_arithmetics_take_turns(kernel: Kernel) -> None:
             assert torch.equal(ours, (rounded if on else fresh)(observations()))
 
 
-def transformer(matmul: Matmul, kernel: Kernel, normalization: Any) -> SpikingTransformer:
+def transformer(
+    matmul: Matmul, kernel: Kernel, normalization: Any = "ptbn", attention: Any = "pssa"
+) -> SpikingTransformer:
     torch.manual_seed(0)
     config = TransformerConfig(
-        width=16, context=5, num_layers=2, matmul=matmul, kernel=kernel, normalization=normalization
+        width=16,
+        context=5,
+        num_layers=2,
+        matmul=matmul,
+        kernel=kernel,
+        normalization=normalization,
+        attention=attention,
     )
     return SpikingTransformer(config)
+
+
+def tokens() -> tuple[Tensor, Tensor]:
+    """Tokens [6, 5, 16], and which of them exist, [6, 5]."""
+    valid = torch.ones(6, 5)
+    valid[0, :3] = 0.0
+    return torch.randn(6, 5, 16, generator=torch.Generator().manual_seed(0)), valid
 
 
 @NEEDS_NUMBA
@@ -228,6 +244,62 @@ def test_compiled_training_of_a_transformer(normalization: Any, backward: bool) 
         rough = ours(x.bfloat16())
     assert rough.dtype == torch.float32
     assert torch.equal(rough, rounded(x.bfloat16().float()))
+
+
+@NEEDS_NUMBA
+@pytest.mark.parametrize("attention", ["tssa", "sssa", "softmax"])
+def test_compiled_training_mixes_tokens_in_float32(attention: str) -> None:
+    x, _ = tokens()
+    expected = run(transformer("bf16", "numba", attention=attention), x, False, False)
+    ours = transformer("float32", "numba", attention=attention)
+    assert_same(run(ours, x, True, False), expected)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("masked", [True, False])
+def test_the_residual_stream_stays_float32(kernel: Kernel, training: bool, masked: bool) -> None:
+    """Also where a linear layer has rounded the tokens."""
+    x, valid = tokens()
+    net = transformer("float32", kernel).train(training)
+    for dtype in (torch.bfloat16, torch.float16):
+        with autocast(dtype), torch.no_grad():
+            rough = net(x.to(dtype), valid if masked else None)
+            assert torch.equal(rough, net(x.to(dtype).float(), valid if masked else None))
+        assert rough.dtype == torch.float32
+
+
+def test_batch_statistics_are_summed_in_float32() -> None:
+    x, valid = tokens()
+    x = x.expand(3, -1, -1, -1)
+    norm = TdBN(16, 0.5, masked=True)
+    expected = norm(x, valid=valid)
+    with autocast():
+        assert torch.equal(norm(x, valid=valid), expected)
+        rough = norm(x.bfloat16(), valid=valid)
+    assert rough.dtype == torch.float32
+    assert torch.equal(rough, norm(x.bfloat16().float(), valid=valid))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("masked", [True, False])
+def test_transformers_of_another_dtype_train(dtype: torch.dtype, masked: bool) -> None:
+    x, valid = tokens()
+    net: Any = transformer("float32", "auto").to(dtype)
+    before = net.norm.bn.running_var.clone()
+    out = net(x.to(dtype), valid if masked else None)
+    assert out.dtype == dtype
+    out.float().sum().backward()
+    assert bool(out.isfinite().all())
+    assert net.norm.bn.running_var.dtype == dtype
+    assert not torch.equal(net.norm.bn.running_var, before)
+
+
+def test_without_memory_there_is_no_autocast_to_ask_for() -> None:
+    x, valid = (part.to("meta") for part in tokens())
+    assert transformer("float32", "auto").to("meta")(x, valid).shape == (6, 5, 16)
+    for net in (make("torch", "float32"), make(KERNELS[-1], "exact"), ValueNetwork(5, 3)):
+        assert net.to("meta")(torch.ones(4, 5, device="meta")).shape == (4, 3)
 
 
 @pytest.mark.parametrize("normalization", ["ptbn", "tdln"])

@@ -18,6 +18,12 @@ def test_by_hand() -> None:
         torch.testing.assert_close(readout(ACTIVITY)[:, k], 7.0 * level + own)
 
 
+def test_half_precision_activity_is_read_in_float32() -> None:
+    readout = ValueReadout(6, values=3)
+    rough = ACTIVITY.bfloat16()
+    assert torch.equal(readout(rough), readout(rough.float()))
+
+
 def test_the_gain_moves_all_values_alike_and_not_the_first_ones() -> None:
     torch.manual_seed(0)
     small = ValueReadout(6, 3, gain=1.0)

@@ -1,5 +1,6 @@
 """One module on two ranks; mixed precision with every scaling of the loss."""
 
+import contextlib
 import copy
 import io
 from typing import Any
@@ -8,11 +9,25 @@ import pytest
 import torch
 from torch import nn
 
-from policies.distributed import DataParallel, FixedScaler
+from policies.distributed import DataParallel, FixedScaler, data_parallel
 from tests.policies.distributed import checks_data_parallel
 from tests.policies.distributed.common import distance, same
 
 TOLERANCE = 1e-6
+
+
+def test_a_module_that_has_moved(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def autocast(amp: str, device: torch.device) -> Any:
+        asked.append(device.type)
+        return contextlib.nullcontext()
+
+    monkeypatch.setattr(data_parallel, "autocast", autocast)
+    net = DataParallel(nn.Linear(4, 2), amp="bf16")
+    net(torch.ones(3, 4))
+    net.to("meta")(torch.ones(3, 4, device="meta"))
+    assert asked == ["cpu", "meta"]
 
 
 def test_gradients_are_those_of_one_process(ranks: dict[str, list[Any]]) -> None:

@@ -22,11 +22,11 @@ from policies.distributed import (
     sum_over_ranks,
     world_size,
 )
-from policies.distributed.group import gather, sum_number
+from policies.distributed.group import gather, launched, sum_number
 from tests.common import ROOT
 from tests.policies.distributed.common import distance, normal, same
 
-VARIABLES = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+VARIABLES = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
 SECONDS = 30
 
 
@@ -101,6 +101,19 @@ def test_unknown_backends_are_named(monkeypatch: pytest.MonkeyPatch, backend: st
         raise AssertionError
 
 
+@pytest.mark.parametrize("name", [*VARIABLES, "MASTER_PORT"])
+def test_without_all_of_the_variables_there_is_one_process(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    for key, value in {**VARIABLES, "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(key, value)
+    assert launched()
+    monkeypatch.delenv(name)
+    assert not launched()
+    with process_group("nowhere"):
+        assert world_size() == 1
+
+
 def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {**VARIABLES, "MASTER_PORT": "1", "LOCAL_WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
@@ -117,7 +130,8 @@ def test_a_lost_rank_is_told_of_at_once(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.policies.distributed.worker", "lost", str(tmp_path)]
     both = []
     for number in "10":
-        env = {**os.environ, **VARIABLES, "RANK": number, "MASTER_PORT": port}
+        env = {**os.environ, **VARIABLES, "RANK": number, "LOCAL_RANK": number}
+        env["MASTER_PORT"] = port
         both.append(subprocess.Popen(command, cwd=ROOT, env={**env, "OMP_NUM_THREADS": "1"}))
     try:
         assert [process.wait(timeout=100) for process in both] == [-9, 0]

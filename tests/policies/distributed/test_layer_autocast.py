@@ -1,5 +1,8 @@
 """Autocast of single layers, in loops that cannot be split."""
 
+import copy
+import pickle
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -17,6 +20,11 @@ LAYERS = (nn.Linear, PopulationBody)
 class Broken(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         raise RuntimeError("broken")
+
+
+class Interrupted(nn.Linear):
+    def forward(self, input: Tensor) -> Tensor:
+        raise KeyboardInterrupt
 
 
 def network() -> nn.Sequential:
@@ -65,6 +73,29 @@ def test_autocast_ends_after_an_error() -> None:
             with pytest.raises(RuntimeError, match="broken"):
                 net(torch.randn(3, 4))
             assert not torch.is_autocast_enabled("cpu")
+
+
+def test_autocast_ends_after_an_interrupt() -> None:
+    """PyTorch calls no hook then."""
+    net = nn.Sequential(nn.Linear(4, 4), Interrupted(4, 4))
+    with pytest.raises(KeyboardInterrupt), LayerAutocast(net, "bf16", LAYERS):
+        net(torch.randn(3, 4))
+    assert not torch.is_autocast_enabled("cpu")
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))])
+def test_copies_run_in_float32(copied: Callable[[nn.Module], nn.Module]) -> None:
+    net, x = network(), torch.randn(5, 4)
+    expected = net(x)
+    with LayerAutocast(net, "bf16", LAYERS):
+        half = net(x)
+        other = copied(net)
+        assert torch.equal(other(x), expected)
+        assert torch.equal(net(x), half)
+    assert torch.equal(other(x), expected)
+    with LayerAutocast(other, "bf16", LAYERS):
+        assert torch.equal(other(x), half)
+    assert other.bfloat16()(x.bfloat16()).dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("kind", [PopulationActor, ValueNetwork])
