@@ -75,6 +75,8 @@ def for_this_rank(callback: Any) -> list[BaseCallback]:
         return [kept for part in callback for kept in for_this_rank(part)]
     if not isinstance(callback, BaseCallback):
         return [ConvertCallback(callback)]
+    if type(callback) is ProgressBarCallback:
+        callback.__class__ = AllRanksProgressBar  # in place: RL Zoo closes the object it made
     if is_main() or isinstance(callback, DistributedEvalCallback):
         return [callback]
     if isinstance(callback, MAIN_ONLY):

@@ -123,7 +123,7 @@ def message(action: Callable[[], object]) -> str:
 
 
 def learned(folder: Path) -> dict[str, Any]:
-    model = distribute(td3())
+    model = distribute(td3(tensorboard_log=str(folder / "tensorboard")))
     model.learn(101)
     model.save(folder / "td3")
     before = model.predict(np.zeros(5, np.float32), deterministic=True)[0]

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,12 @@ from stable_baselines3 import DQN, PPO, SAC, TD3, HerReplayBuffer
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.envs import BitFlippingEnv
 
-from sb3_spiking.distributed import distribute
+from policies.energy_meter import EnergyReading
+from sb3_spiking.distributed import distribute, rollouts
 from sb3_spiking.distributed.checkpoints import Checkpoints, SaveCheckpoints
+from sb3_spiking.distributed.rollouts import SharedLimit
 from sb3_spiking.distributed.vec_normalize import Moments
+from sb3_spiking.distributed.zoo import _total
 from tests.sb3_spiking.distributed.cases import Walk
 
 SMALL: dict[str, Any] = {"net_arch": [16]}
@@ -81,6 +85,26 @@ def test_gradient_norms_are_logged_before_clipping() -> None:
     model.learn(32)
     assert model.logger.name_to_value["train/policy_grad_norm"] > 1e-3
     assert model.max_grad_norm == 1e-3
+
+
+def test_early_stop_is_by_the_mean_over_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rollouts, "world_size", lambda: 2)
+    limit = 1.5 * SharedLimit(0.1)
+    for other, above in ((0.28, False), (0.32, True)):
+        monkeypatch.setattr(rollouts, "gather_objects", lambda mine, other=other: [mine, other])
+        # As Stable-Baselines3 compares: a number of NumPy on the left.
+        assert bool(np.array(0.0, np.float32) > limit) is above
+
+
+def test_energy_of_machines_is_added_up() -> None:
+    here = EnergyReading(2.0, "measured", "CPU by RAPL")
+    there = EnergyReading(3.0, "measured", "CPU by RAPL")
+    total = _total([here, there])
+    assert (total.kwh, total.kind) == (5.0, "measured")
+    assert "2 machines" in total.method
+    assert _total([here]) is here
+    for other in (EnergyReading(None, None, "not measured: x"), replace(there, method="GPU")):
+        assert _total([here, other]).kwh is None
 
 
 def filled(buffer: ReplayBuffer, steps: int) -> ReplayBuffer:

@@ -54,6 +54,10 @@ def test_saved_file_is_an_ordinary_one(facts: dict[str, Facts], folder: Path) ->
     assert list(folder.glob(".td3*")) == []
 
 
+def test_rank_0_alone_logs(facts: dict[str, Facts], folder: Path) -> None:
+    assert len(list(folder.glob("tensorboard/**/events.out.tfevents.*"))) == 1
+
+
 def test_time_is_split(facts: dict[str, Facts]) -> None:
     for part in facts["learned"]:
         clock = part["clock"]
@@ -157,6 +161,8 @@ def test_evaluation_on_all_ranks(facts: dict[str, Facts], folder: Path) -> None:
     assert first["best"] == second["best"] == max(np.mean(first["returns"], axis=1))
     assert first["at"] == [40, 80]
     assert [len(returns) for returns in first["returns"]] == [4, 4]  # two each for three
+    everything = [x for returns in first["returns"] for x in returns]
+    assert len(set(everything)) == len(everything)  # every rank its own episodes
     assert np.isfinite(first["alone"])
     assert second["alone"] == -np.inf  # Stable-Baselines3's own runs on rank 0
     assert np.load(folder / "evaluations.npz")["results"].tolist() == first["returns"]
