@@ -171,7 +171,9 @@ def table(records: Sequence[RunRecord]) -> str:
     methods = dict.fromkeys(
         record.energy.method if record.energy else _ABSENT for record in records
     )
-    work = f"{records[0].steps} {records[0].unit} each; compared with the first row."
+    steps = [record.steps for record in records]
+    span = f"{steps[0]}" if len(set(steps)) == 1 else f"{min(steps)} to {max(steps)}"
+    work = f"{span} {records[0].unit} each; compared with the first row, by the step."
     return "\n".join([*lines, "", f"{work} Energy: {'; '.join(methods)}.", ""])
 
 

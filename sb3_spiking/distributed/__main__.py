@@ -32,7 +32,7 @@ batch_size and n_steps of the hyperparameters are each rank's.
 
   python -m sb3_spiking.distributed compare logs/td3/Hopper-v4_1 logs/td3/Hopper-v4_2
 
-compares finished runs of the same number of steps with the first: Speedup, Greenup, Powerup.
+compares finished runs of about the same number of steps with the first: Speedup, Greenup, Powerup.
 """
 
 _LOST = "training goes on from its last checkpoint with --resume"

@@ -101,6 +101,10 @@ def check_agreement(model: Any, **more: Any) -> None:
         and isinstance(value, int | float | str | tuple | None)
     }
     mine |= {"algorithm": type(model).__name__, "policy": type(model.policy).__name__, **more}
+    env = model.get_vec_normalize_env()
+    if env is not None:
+        names = ("training", "norm_obs", "norm_reward", "clip_obs", "gamma", "norm_obs_keys")
+        mine["VecNormalize"] = str({name: getattr(env, name, None) for name in names})
     for name in ("observation_space", "action_space"):
         mine[name] = str(getattr(model, name))
     if isinstance(model, OffPolicyAlgorithm) and model.replay_buffer is not None:

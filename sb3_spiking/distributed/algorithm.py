@@ -112,6 +112,7 @@ class DistributedAlgorithm(BaseAlgorithm):
         """
         base: Any = super()
         shared = self.distribution
+        shared.finished = False
         given = _arguments(base.learn, args, kwargs)
         if shared.resumed:
             # Stable-Baselines3 adds the steps that are done.
@@ -123,16 +124,13 @@ class DistributedAlgorithm(BaseAlgorithm):
         before = 0 if given["reset_num_timesteps"] else self.num_timesteps
         buffer = {} if shared.buffer is None else {"rollout_buffer": shared.buffer}
         with shared.clock.measure("total"), temporarily(self, **buffer):
-            try:
-                base.learn(**given)
-            except KeyboardInterrupt:
-                shared.interrupted = True
-                raise
+            base.learn(**given)
         shared.steps_done += self.num_timesteps - before
         if world_size() > 1:
             check_in_step(self)
             # Or the next forward would wait for all ranks' statistics.
             self.policy.set_training_mode(False)
+        shared.finished = True
         return self
 
     def _init_callback(self, callback: Any, progress_bar: bool = False) -> BaseCallback:
@@ -216,7 +214,8 @@ def distribute(model: Any, *, split: bool = False, amp: Precision | None = None)
     of all ranks' batches together, and the parameters are the same on all ranks at all times. Every
     count of environment steps (`total_timesteps`, `learning_starts`, schedules, logs) is over all
     ranks. `batch_size` and `n_steps` are each rank's, so N ranks with M environments train like one
-    process with N * M environments and N times the batch; `split=True` shares out the batch.
+    process with N * M environments and N times the batch; `split=True` shares out the batch. (With
+    gradient_steps=-1 each rank counts its own steps: N ranks make an N-th of those updates.)
 
     Rank 0 logs, saves and runs EvalCallback, CheckpointCallback and the progress bar; other
     callbacks run on every rank, and training ends after the rollout in which one asks for it. In a

@@ -59,6 +59,10 @@ class Checkpoints:
             print(f"{path} is damaged; the one before it is looked at")
         return None
 
+    def damaged(self) -> bool:
+        """Whether there are checkpoints, none of which is whole."""
+        return bool(self._found()) and self.newest() is None
+
     def _found(self) -> list[tuple[int, Path]]:
         paths = [(_NAME.fullmatch(path.name), path) for path in self.folder.glob("steps_*")]
         return sorted((int(match[1]), path) for match, path in paths if match is not None)
@@ -95,6 +99,9 @@ class Checkpoints:
                 for path in part.rglob("*")
                 if path.is_file()
             }
+            for name in files:
+                with open(part / name, "rb") as written:
+                    os.fsync(written.fileno())
             with open(part / STATE, "w", encoding="utf-8") as file:
                 state = {"ranks": world_size(), "settings": self.settings, "files": files}
                 file.write(json.dumps(state, indent=2))
@@ -121,7 +128,7 @@ class Checkpoints:
         if state["ranks"] != world_size():
             raise ValueError(
                 f"{checkpoint} is of {state['ranks']} ranks, but {world_size()} are running; "
-                f"resume with --nproc-per-node {state['ranks']}"
+                f"resume with {state['ranks']} processes in all"
             )
         before = state["settings"]
         for name in sorted({*before, *self.settings}):

@@ -32,7 +32,7 @@ class Distribution:
         clock: where this rank's time went.
         steps_done: environment steps of all ranks while the clock ran.
         compared: whether the ranks have been found equal after an update.
-        interrupted: whether the user has ended `learn`.
+        finished: whether the last `learn` came to its end.
         resumed: whether the model goes on with a run; `learn` then counts the steps it has.
     """
 
@@ -43,7 +43,7 @@ class Distribution:
         self.clock = Clock()
         self.steps_done = 0
         self.resumed = False
-        self.interrupted = False
+        self.finished = False
         self.compared = False
         self.callbacks: Together | None = None
         self.on_policy = isinstance(model, OnPolicyAlgorithm)

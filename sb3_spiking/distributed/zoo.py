@@ -27,6 +27,7 @@ from policies.distributed import (
 from policies.energy_meter import EnergyMeter, EnergyReading
 from policies.gps_up import RunRecord
 from sb3_spiking.distributed.algorithm import distribute
+from sb3_spiking.distributed.callbacks import for_this_rank
 from sb3_spiking.distributed.checkpoints import Checkpoints, SaveCheckpoints
 from sb3_spiking.distributed.clock import RECORD
 from sb3_spiking.distributed.evaluation import DistributedEvalCallback
@@ -89,9 +90,16 @@ class DistributedExperimentManager(ExperimentManager):
                 runs.append((int(match[1]), path))
         for _, path in sorted(runs, reverse=True):
             if (path / RECORD).exists():
+                print(f"{path} is finished")
                 return None
             # A run that ended before its first checkpoint has nothing to go on with.
-            newest = Checkpoints(path / "checkpoints", "").newest()
+            checkpoints = Checkpoints(path / "checkpoints", "")
+            if checkpoints.damaged():
+                raise ValueError(
+                    f"no checkpoint in {checkpoints.folder} is whole; delete that folder to "
+                    "train anew"
+                )
+            newest = checkpoints.newest()
             if newest is not None:
                 return newest
         return None
@@ -100,6 +108,7 @@ class DistributedExperimentManager(ExperimentManager):
         """As RL Zoo's; a run that goes on must have those that it began with."""
         hyperparams, saved = super().read_hyperparameters()
         settings = {name: repr(value) for name, value in saved.items() if name != "n_timesteps"}
+        settings["--env-kwargs"] = repr(self.env_kwargs)
         for name in ("split", "amp", "dense"):
             settings[f"--{name}"] = repr(getattr(self.options, name))
         self.checkpoints.settings = settings
@@ -152,7 +161,7 @@ class DistributedExperimentManager(ExperimentManager):
                 callback.__class__ = DistributedEvalCallback
             if self._checkpoint is not None:
                 _remember_evaluations(callback, self._steps(self._checkpoint))
-        self.callbacks.append(SaveCheckpoints(self.checkpoints, every))
+        self.callbacks.insert(0, SaveCheckpoints(self.checkpoints, every))
 
     def _load_pretrained_agent(self, hyperparams: dict[str, Any], env: VecEnv) -> BaseAlgorithm:
         model = super()._load_pretrained_agent(hyperparams, env)
@@ -170,10 +179,12 @@ class DistributedExperimentManager(ExperimentManager):
         distribute(model, split=self.options.split, amp=self.options.amp)
         vars(model)["distribution"].resumed = self._checkpoint is not None
         # A machine's counters count all of its processes: one of them reads.
+        # RL Zoo ends the first one itself, on every rank.
+        self.callbacks = for_this_rank(self.callbacks)
         self._meter = EnergyMeter(enabled=self.options.energy and local_rank() == 0)
         with self._meter:
             super().learn(model)
-        if vars(model)["distribution"].interrupted:
+        if not vars(model)["distribution"].finished:
             # RL Zoo would save now; the other ranks are somewhere else.
             raise KeyboardInterrupt
 
@@ -185,7 +196,6 @@ class DistributedExperimentManager(ExperimentManager):
         if not is_main():
             return
         super().save_trained_model(model)
-        self.checkpoints.clear_replay_buffers()
         measured, estimated = zip(*(pair for pair in readings if pair), strict=True)
         parts = vars(model)["distribution"].clock.as_dict()
         parts.pop("callbacks")  # no part of training
@@ -199,6 +209,7 @@ class DistributedExperimentManager(ExperimentManager):
             estimate=_total(estimated),
             command=" ".join(sys.orig_argv),
         ).save(Path(self.save_path, RECORD))
+        self.checkpoints.clear_replay_buffers()
 
 
 def _total(readings: Sequence[EnergyReading]) -> EnergyReading:

@@ -186,7 +186,7 @@ def test_the_table() -> None:
         "| 2 | 80.0 | 25 % | not measured | 10 % | 1.25 | 1.20 | 1.04 |",
         "| 4 | 80.0 | 25 % | not measured | 10 % | 1.25 | not measured | not measured |",
         "",
-        "20000 environment steps each; compared with the first row. "
+        "20000 environment steps each; compared with the first row, by the step. "
         "Energy: CPU by RAPL; not measured.",
     ]
 

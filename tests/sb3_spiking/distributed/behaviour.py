@@ -200,10 +200,14 @@ def refused(folder: Path) -> dict[str, str]:
     )
     counted = distribute(td3())
     counted._n_updates = rank()
+    wrapped = PPO("MlpPolicy", Walk(), n_steps=16, batch_size=16, seed=0)
+    if rank() == 1:
+        wrapped.set_env(VecNormalize(DummyVecEnv([Walk])))
     with_counter = td3(policy_kwargs={"features_extractor_class": Counting})
     distribute(with_counter)
     return {
         "apart": message(lambda: with_counter.learn(60)),
+        "wrapper": message(lambda: distribute(wrapped)),
         "masked": message(lambda: distribute(masked)),
         "counted": message(lambda: counted.learn(10)),
         "settings": message(lambda: distribute(apart)),

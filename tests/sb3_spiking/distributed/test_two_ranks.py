@@ -134,6 +134,7 @@ def test_early_stop_by_divergence_agrees(facts: dict[str, Facts]) -> None:
         ("late", "ValueError: train_freq=(1, 'episode')"),
         ("total", "ValueError: all ranks must train alike, but total_timesteps is 100 on rank 0"),
         ("apart", "RuntimeError: ranks 0 and 1 no longer hold the same policy"),
+        ("wrapper", "ValueError: all ranks must train alike, but VecNormalize is None on rank 0"),
         ("masked", "ValueError: RecurrentPPO with a batch norm cannot be distributed"),
         ("counted", "ValueError: all ranks must train alike, but _n_updates is 0 on rank 0"),
         ("ahead", "ValueError: all ranks must train alike, but num_timesteps is 0 on rank 0"),
