@@ -59,9 +59,22 @@ class Checkpoints:
             print(f"{path} is damaged; the one before it is looked at")
         return None
 
-    def damaged(self) -> bool:
-        """Whether there are checkpoints, none of which is whole."""
-        return bool(self._found()) and self.newest() is None
+    def any(self) -> bool:
+        """Whether there are checkpoints, whole or not."""
+        return bool(self._found())
+
+    def newest_whole(self) -> Path:
+        """The newest checkpoint whose files are whole.
+
+        Raises:
+            ValueError: if there is none.
+        """
+        newest = self.newest()
+        if newest is None:
+            raise ValueError(
+                f"no checkpoint in {self.folder} is whole; delete that folder to train anew"
+            )
+        return newest
 
     def _found(self) -> list[tuple[int, Path]]:
         paths = [(_NAME.fullmatch(path.name), path) for path in self.folder.glob("steps_*")]

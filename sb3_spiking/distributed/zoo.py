@@ -94,14 +94,8 @@ class DistributedExperimentManager(ExperimentManager):
                 return None
             # A run that ended before its first checkpoint has nothing to go on with.
             checkpoints = Checkpoints(path / "checkpoints", "")
-            if checkpoints.damaged():
-                raise ValueError(
-                    f"no checkpoint in {checkpoints.folder} is whole; delete that folder to "
-                    "train anew"
-                )
-            newest = checkpoints.newest()
-            if newest is not None:
-                return newest
+            if checkpoints.any():
+                return checkpoints.newest_whole()
         return None
 
     def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -178,9 +172,9 @@ class DistributedExperimentManager(ExperimentManager):
         """As RL Zoo's, on all ranks."""
         distribute(model, split=self.options.split, amp=self.options.amp)
         vars(model)["distribution"].resumed = self._checkpoint is not None
-        # A machine's counters count all of its processes: one of them reads.
         # RL Zoo ends the first one itself, on every rank.
         self.callbacks = for_this_rank(self.callbacks)
+        # A machine's counters count all of its processes: one of them reads.
         self._meter = EnergyMeter(enabled=self.options.energy and local_rank() == 0)
         with self._meter:
             super().learn(model)

@@ -208,6 +208,11 @@ def test_damaged_checkpoint_gives_way_to_the_one_before(
     broken.write_bytes(broken.read_bytes()[:-20])
     assert checkpoints.newest() == tmp_path / "steps_10"
     assert "steps_20 is damaged" in capsys.readouterr().out
+    assert checkpoints.newest_whole() == tmp_path / "steps_10"
+    (tmp_path / "steps_10" / name).unlink()
+    assert checkpoints.any()
+    with pytest.raises(ValueError, match=r"no checkpoint in .* is whole; delete that folder"):
+        checkpoints.newest_whole()
 
 
 def test_half_a_checkpoint_is_never_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
