@@ -23,7 +23,7 @@ import torch
 
 from policies.distributed import is_main, process_group, world_size
 from policies.distributed.group import sum_
-from policies.gps_up import RunRecord
+from policies.energy.gps_up import RunRecord
 
 SIZES = [1, 1_000, 100_000, 500_000, 1_000_000, 4_000_000]
 

@@ -29,7 +29,7 @@ from stable_baselines3.common.monitor import Monitor
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import sb3_spiking  # noqa: F401  # registers the policies
-from policies.gps_up import RunRecord
+from policies.energy.gps_up import RunRecord
 
 EPISODES = 20
 WAYS: dict[str, tuple[int, list[str]]] = {

@@ -10,7 +10,7 @@ from d3rlpy_spiking.maze.observation import GOAL_PLANE, PASSAGE_PLANES
 from d3rlpy_spiking.maze.planner import WavefrontPlanner
 from policies.energy import OperationCount
 from policies.energy import count_operations as count_core
-from policies.energy_counts import LayerCount
+from policies.energy.layer_count import LayerCount
 
 
 def count_operations(algo: Any, batch: TorchTrajectoryMiniBatch) -> OperationCount:

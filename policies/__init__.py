@@ -20,8 +20,7 @@ from policies.config import (
     NeuronConfig,
     PopulationActorConfig,
 )
-from policies.energy import OperationCount, count_operations
-from policies.energy_counts import LayerCount
+from policies.energy import LayerCount, OperationCount, count_operations
 from policies.functional import (
     CurrentLIFState,
     LIFState,

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from policies.distributed import RankLostError, is_main, process_group
-from policies.gps_up import RunRecord, table
+from policies.energy.gps_up import RunRecord, table
 from sb3_spiking.distributed.clock import RECORD
 
 _DESCRIPTION = """\

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from policies.distributed import exchange_seconds
 
-# In a run's folder, what it took (policies.gps_up.RunRecord). Written last: where it is, the run is
-# finished.
+# In a run's folder, what it took (policies.energy.gps_up.RunRecord). Written last: where it is, the
+# run is finished.
 RECORD = "distributed.json"
 
 

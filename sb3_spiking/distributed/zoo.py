@@ -24,8 +24,8 @@ from policies.distributed import (
     rank,
     world_size,
 )
-from policies.energy_meter import EnergyMeter, EnergyReading
-from policies.gps_up import RunRecord
+from policies.energy.gps_up import RunRecord
+from policies.energy.meter import EnergyMeter, EnergyReading
 from sb3_spiking.distributed.algorithm import distribute
 from sb3_spiking.distributed.callbacks import for_this_rank
 from sb3_spiking.distributed.checkpoints import Checkpoints, SaveCheckpoints

@@ -14,7 +14,7 @@ import pytest
 from stable_baselines3 import PPO, TD3
 
 from benchmarks.kill_ranks import ranks
-from policies.gps_up import RunRecord
+from policies.energy.gps_up import RunRecord
 from sb3_spiking.distributed.__main__ import main
 from tests.sb3_spiking.distributed.launch import ROOT, command, torchrun
 

@@ -15,7 +15,7 @@ from stable_baselines3 import DQN, PPO, SAC, TD3, HerReplayBuffer
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.envs import BitFlippingEnv
 
-from policies.energy_meter import EnergyReading
+from policies.energy.meter import EnergyReading
 from sb3_spiking.distributed import distribute, rollouts
 from sb3_spiking.distributed.checkpoints import Checkpoints, SaveCheckpoints
 from sb3_spiking.distributed.rollouts import SharedLimit

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from policies import energy_meter
-from policies.energy_meter import EnergyMeter, EnergyReading
+from policies.energy import meter as energy_meter
+from policies.energy.meter import EnergyMeter, EnergyReading
 
 
 class CPU:

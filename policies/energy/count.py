@@ -17,8 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from policies.energy_counts import LayerCount, Rule, is_binary
-from policies.energy_transformer import TRANSFORMER_RULES
+from policies.energy.constants import DEFAULT_COSTS, OperationCosts
+from policies.energy.figures import Figure
+from policies.energy.layer_count import LayerCount, Rule, is_binary
+from policies.energy.transformer_rules import TRANSFORMER_RULES
 from policies.neurons import LIF, CurrentLIF
 from policies.population import PopulationDecoder, PopulationEncoder, PopulationReadout
 
@@ -41,6 +43,25 @@ class OperationCount:
         """Multiply-accumulates of all layers."""
         return sum(layer.multiply_accumulates for layer in self.layers.values())
 
+    def energy(self, costs: OperationCosts = DEFAULT_COSTS) -> Figure:
+        """Energy of the counted arithmetic, nJ a sample: no memory, no neuron updates."""
+        value = (
+            self.multiply_accumulates * costs.multiply_accumulate_pj
+            + self.accumulates * costs.accumulate_pj
+        )
+        return Figure(
+            value / 1000.0,
+            "nJ",
+            "counted",
+            f"operations x {costs.multiply_accumulate_pj:g} pJ a multiply-accumulate and "
+            f"{costs.accumulate_pj:g} pJ an accumulate ({costs.source})",
+        )
+
+    @property
+    def energy_nj(self) -> float:
+        """As `energy` with its default costs, 45 nm float32."""
+        return self.energy().value
+
     @property
     def firing_rates(self) -> dict[str, float]:
         """Firing rate of each layer that spikes, by name, in data-flow order."""
@@ -61,7 +82,7 @@ def count_operations(
     square and its scale; the exponential and the spike generator are left out); PopulationDecoder
     (one product per output neuron that fired for a rate, one addition per spike for a membrane
     readout); PopulationReadout alone (one product per active neuron); spiking attention and norms
-    (see `policies.energy_transformer`).
+    (see `policies.energy.transformer_rules`).
 
     Args:
         model: any module whose forward takes the inputs; a dense network serves as baseline.

@@ -18,7 +18,7 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from policies.energy_meter import EnergyReading
+from policies.energy.meter import EnergyReading
 from policies.files import write_atomically
 
 UNITS = ("environment steps", "gradient steps")

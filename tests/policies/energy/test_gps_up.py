@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from policies.energy_meter import EnergyReading
-from policies.gps_up import GpsUp, RunRecord, gps_up, table
+from policies.energy.gps_up import GpsUp, RunRecord, gps_up, table
+from policies.energy.meter import EnergyReading
 
 RAPL = "CPU by RAPL"
 

@@ -25,7 +25,7 @@ from policies.attention import (
     split_heads,
     visible,
 )
-from policies.energy_counts import LayerCount, Rule
+from policies.energy.layer_count import LayerCount, Rule
 from policies.normalization import PTBN, TdBN
 
 
