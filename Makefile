@@ -27,7 +27,7 @@ setup: $(STAMP)
 # The stamp is written last: an interrupted installation is repeated, a finished one is not.
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[sb3,zoo,d3rlpy,fast,energy,dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[sb3,zoo,d3rlpy,fast,energy,loihi,dev]"
 	touch $(STAMP)
 
 clean:

@@ -25,6 +25,7 @@ from torch import nn
 import sb3_spiking
 from policies import count_operations
 from sb3_spiking.actors import SpikingActor
+from sb3_spiking.callbacks import SpikeMonitorCallback
 
 mpl.use("Agg")
 
@@ -108,7 +109,7 @@ def main() -> None:
         make_vec_env(ENV, seed=10_000), n_eval_episodes=5, eval_freq=min(500, args.steps),
         log_path=str(args.out), verbose=0,
     )  # fmt: skip
-    model.learn(args.steps, callback=watch, progress_bar=True)
+    model.learn(args.steps, callback=[watch, SpikeMonitorCallback()], progress_bar=True)
     after = evaluate(model, args.episodes)
 
     # Written beside and renamed: an interrupted save leaves no half file under the final name.

@@ -4,6 +4,7 @@ python -m sb3_spiking.zoo train --algo td3 --env Hopper-v4
 python -m sb3_spiking.zoo enjoy --algo td3 --env Hopper-v4 -f logs --no-render
 
 Where a file names a dense policy, its spiking counterpart takes the place; nothing else changes.
+Training is watched by a SpikeMonitorCallback; a `callback:` line in the file sets it.
 `-optimize` searches the spiking settings together with RL Zoo's own.
 """
 
@@ -26,6 +27,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 from policies.actor import PopulationBody
+from sb3_spiking.callbacks import SpikeMonitorCallback
 from sb3_spiking.zoo_search import add_search_space, read_policy_kwargs
 
 SPIKING_NAMES = {
@@ -115,6 +117,12 @@ class SpikingExperimentManager(exp_manager.ExperimentManager):
             if defaults.get("normalize_obs") == "bounds":
                 settings["policy_kwargs"] = {"normalize_obs": False, **kwargs}
         return processed
+
+    def create_callbacks(self) -> None:
+        """RL Zoo's callbacks, and the spike monitor unless the file names one with settings."""
+        super().create_callbacks()  # type: ignore[no-untyped-call]  # RL Zoo's has no types
+        if not any(isinstance(callback, SpikeMonitorCallback) for callback in self.callbacks):
+            self.callbacks.append(SpikeMonitorCallback())
 
     def _load_pretrained_agent(self, hyperparams: dict[str, Any], env: VecEnv) -> BaseAlgorithm:
         """As RL Zoo's.

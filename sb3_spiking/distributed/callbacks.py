@@ -13,11 +13,12 @@ from stable_baselines3.common.callbacks import (
 )
 
 from policies.distributed import is_main, world_size
+from sb3_spiking.callbacks import SpikeMonitorCallback
 from sb3_spiking.distributed.clock import Clock
 from sb3_spiking.distributed.evaluation import DistributedEvalCallback
 
 # What looks at a model, or saves it, that is the same on all ranks.
-MAIN_ONLY = (CheckpointCallback, EvalCallback, ProgressBarCallback)
+MAIN_ONLY = (CheckpointCallback, EvalCallback, ProgressBarCallback, SpikeMonitorCallback)
 
 
 class Together(CallbackList):
