@@ -28,6 +28,8 @@ setup: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[sb3,zoo,d3rlpy,fast,energy,loihi,dev]"
+	# The oracle of the operation counts. What it wants besides (torchaudio, tonic) is not used here.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps neurobench==2.3.0 snntorch==1.0.0
 	touch $(STAMP)
 
 clean:

@@ -29,6 +29,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 import sb3_spiking  # noqa: F401  # registers
 from policies.actor import PopulationBody
+from policies.monitor import NetworkActivity
 from policies.population import PopulationReadout
 from policies.surrogate import Surrogate
 from policies.value import ValueReadout
@@ -162,9 +163,33 @@ _PLANTS: dict[str, Callable[[Any, str, PopulationBody, np.random.Generator], str
 }
 
 
-def train_watched(model: BaseAlgorithm, steps: int) -> set[tuple[str, str]]:
-    """Train with the monitor; (fault, layer) of every warning."""
-    monitor = SpikeMonitorCallback()
+class Extremes(SpikeMonitorCallback):
+    """The monitor, which also keeps how far a run has come towards each limit."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.worst = {"dead": 0.0, "saturated": 0.0, "flow": 1.0, "missed": 0.0, "response": 1.0}
+
+    def _judge(self, activity: NetworkActivity) -> None:
+        super()._judge(activity)
+        worst = self.worst
+        for layer in activity.layers:
+            if layer.driven:
+                worst["dead"] = max(worst["dead"], layer.dead)
+                worst["saturated"] = max(worst["saturated"], layer.saturated)
+            if layer.flow is not None:
+                worst["flow"] = min(worst["flow"], layer.flow)
+        for encoder in activity.encoders:
+            if encoder.learned:
+                worst["missed"] = max(worst["missed"], float(encoder.missed.mean()))
+        for readout in activity.readouts:
+            if readout.driven:
+                worst["response"] = min(worst["response"], float(readout.response.min()))
+
+
+def train_watched(model: BaseAlgorithm, steps: int) -> Extremes:
+    """Train with the monitor, which then holds what it warned of."""
+    monitor = Extremes()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SpikeFaultWarning)
         try:
@@ -172,7 +197,7 @@ def train_watched(model: BaseAlgorithm, steps: int) -> set[tuple[str, str]]:
         except ValueError as error:  # a policy with NaN refuses to act, after the warning
             if "NaN" not in str(error):
                 raise
-    return monitor.warned
+    return monitor
 
 
 def trial(seed: int) -> tuple[str, tuple[str, str], set[tuple[str, str]]]:
@@ -182,7 +207,7 @@ def trial(seed: int) -> tuple[str, tuple[str, str], set[tuple[str, str]]]:
     algorithm, env, steps = TARGETS[name]
     model = algorithm("SpikingPopPolicy", env, seed=seed)
     planted = plant(model, rng)
-    return name, planted, train_watched(model, steps)
+    return name, planted, train_watched(model, steps).warned
 
 
 def main() -> None:
@@ -202,9 +227,10 @@ def main() -> None:
     alarms = 0
     for index, (algorithm, env, steps, settings) in enumerate(SOUND[: args.healthy]):
         model = algorithm("SpikingPopPolicy", env, seed=100 + index, **settings)
-        named = train_watched(model, steps)
-        alarms += bool(named)
-        shown = str(sorted(named)) if named else "no warning"
+        monitor = train_watched(model, steps)
+        alarms += bool(monitor.warned)
+        shown = str(sorted(monitor.warned)) if monitor.warned else "no warning"
+        shown += "; worst " + ", ".join(f"{k} {v:.2g}" for k, v in monitor.worst.items())
         table.add_row(str(100 + index), algorithm.__name__, "nothing", f"{env}, {steps}", shown)
     console = Console()
     console.print(table)

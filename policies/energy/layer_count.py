@@ -2,9 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
+
+LayerKind = Literal["linear", "encoder", "decoder", "attention", "norm", "neurons", "other"]
 
 
 @dataclass(frozen=True)
@@ -17,14 +19,28 @@ class LayerCount:
     multiply_accumulates: float = 0.0
     # spikes per neuron per spike step, in [0, 1]; None where nothing spikes
     firing_rate: float | None = None
+    # all products of the layer at every spike step it runs, zeros included (NeuroBench's "Dense")
+    dense: float = 0.0
+    # "linear": any layer whose cost is input times weights: linear, convolution, recurrent
+    kind: LayerKind = "other"
+    # calls of the layer in one forward
+    calls: int = 1
 
     def __add__(self, other: "LayerCount") -> "LayerCount":
-        """Counts of a layer that runs twice in one forward; its firing rate is the mean."""
-        rates = [rate for rate in (self.firing_rate, other.firing_rate) if rate is not None]
+        """Counts of a layer that runs again in one forward; its firing rate is the mean."""
+        rates = [
+            (layer.firing_rate, layer.calls)
+            for layer in (self, other)
+            if layer.firing_rate is not None
+        ]
+        calls = sum(n for _, n in rates)
         return LayerCount(
             self.accumulates + other.accumulates,
             self.multiply_accumulates + other.multiply_accumulates,
-            sum(rates) / len(rates) if rates else None,
+            sum(rate * n for rate, n in rates) / calls if calls else None,
+            self.dense + other.dense,
+            self.kind,
+            self.calls + other.calls,
         )
 
 
@@ -35,3 +51,16 @@ Rule = Callable[[nn.Module, tuple[Any, ...], Any, int], LayerCount]
 def is_binary(x: Tensor) -> bool:
     """Whether x holds spikes: nothing but 0 and 1."""
     return bool(((x == 0) | (x == 1)).all())
+
+
+def products(x: Tensor, weight: Tensor) -> float:
+    """Products of inputs x [..., n] with weights [m, n] where neither is 0, over all of x."""
+    fan_out = (weight != 0).sum(dim=0).double()
+    return float(((x != 0).double() @ fan_out).sum())
+
+
+def on_input(x: Tensor, effective: float, dense: float, kind: LayerKind) -> LayerCount:
+    """Counts of a layer: accumulates if its input x is binary, else multiply-accumulates."""
+    if is_binary(x):
+        return LayerCount(accumulates=effective, dense=dense, kind=kind)
+    return LayerCount(multiply_accumulates=effective, dense=dense, kind=kind)

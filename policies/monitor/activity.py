@@ -121,7 +121,8 @@ class ReadoutActivity:
     Attributes:
         name: its module's name.
         response: how far each value moves between samples, [A], relative to what its input's
-            movement would cause through weights of the initial size.
+            movement would cause through weights of the initial size; infinite where that stands
+            still.
         driven: whether its input differs between samples at all.
         finite: whether all values are.
     """

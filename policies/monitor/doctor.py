@@ -107,7 +107,7 @@ def _body(name: str) -> str:
     """The module that holds encoder and layers: "actor.mu" of "actor.mu.mlp.neurons.0"."""
     if name == "encoder" or name.endswith(".encoder"):
         return name.removesuffix("encoder").removesuffix(".")
-    return name.partition(".mlp.neurons.")[0] if _is_chain(name) else name
+    return f".{name}".partition(".mlp.neurons.")[0].removeprefix(".") if _is_chain(name) else name
 
 
 def _nan(activity: NetworkActivity) -> list[Finding]:

@@ -62,6 +62,11 @@ def probe(
         for name, module in network.named_modules()
         if isinstance(module, _WATCHED) or name in readouts
     ]
+    handles += [
+        module.register_forward_pre_hook(_own_input)
+        for module in network.modules()
+        if isinstance(module, LIF | CurrentLIF)
+    ]
     failed = ""
     device = next((p.device for p in [*network.parameters(), *network.buffers()]), None)
     devices = [device] if device is not None and device.type == "cuda" else []
@@ -127,6 +132,11 @@ def _named_hook(
             watch.readouts.append((name, module, args[0], output, mask))
 
     return hook
+
+
+def _own_input(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A residual stream goes round its neurons too: let their gradient be told from the others."""
+    return (args[0].view_as(args[0]), *args[1:])
 
 
 def _broken_tensors(network: nn.Module) -> list[str]:
@@ -218,7 +228,10 @@ def _readout(
     # PyTorch's initial weights of a layer with P inputs have variance 1 / (3 P).
     expected = (groups.var(dim=0, correction=0).sum(dim=-1) / (3 * population)).sqrt()
     moved = values.std(dim=0, correction=0)
-    response = moved / expected.expand_as(moved).clamp_min(torch.finfo(moved.dtype).tiny)
+    expected = expected.expand_as(moved)
+    # A population that stands still moves nothing, whatever its weights are.
+    still = expected <= MOVES * groups.abs().amax(dim=(0, -1)).expand_as(moved)
+    response = torch.where(still, torch.inf, moved / expected)
     return ReadoutActivity(name, response, _moves(x), bool(torch.isfinite(values).all()))
 
 

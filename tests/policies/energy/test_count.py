@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from policies.actor import PopulationActor, SpikingMLP
-from policies.config import DecoderConfig, EncoderConfig, PopulationActorConfig
+from policies.config import DecoderConfig, EncoderConfig, LIFConfig, PopulationActorConfig
 from policies.energy import count_operations
 
 
@@ -18,6 +18,9 @@ def test_dense_network_by_hand() -> None:
     assert count.layers["0"].multiply_accumulates == 12
     assert count.layers["2"].multiply_accumulates == 4
     assert (count.multiply_accumulates, count.accumulates) == (16, 0)
+    # 3 x 4 and 4 x 2 products, zeros included.
+    assert [layer.dense for layer in count.layers.values()] == [12, 8]
+    assert count.dense == 20
     assert count.firing_rates == {}
 
 
@@ -86,9 +89,14 @@ def test_analog_activations_are_products_and_no_spikes() -> None:
     config = PopulationActorConfig(hidden_sizes=(8,), encoder=EncoderConfig(kind="analog"))
     count = count_operations(PopulationActor(3, 2, config), torch.randn(4, 3))
     assert "encoder" not in count.firing_rates
-    # Far fields answer with an exact 0 in float32, so "at most".
-    assert 0 < count.layers["mlp.linears.0"].multiply_accumulates <= 5 * 30 * 8
-    assert count.layers["mlp.linears.0"].accumulates == 0
+    first = count.layers["mlp.linears.0"]
+    # Once a decision, though there are 5 spike steps. Far fields answer with an exact 0 in float32.
+    assert first.dense == 30 * 8
+    assert 0 < first.multiply_accumulates <= 30 * 8
+    assert first.accumulates == 0
+    # Behind it there are spikes, at each of 5 steps.
+    assert count.layers["mlp.linears.1"].dense == 5 * 8 * 20
+    assert count.layers["mlp.linears.1"].multiply_accumulates == 0
 
 
 def test_zeroed_readout_weights_do_not_count() -> None:
@@ -113,6 +121,28 @@ def test_a_layer_that_runs_twice_counts_twice() -> None:
     layer = nn.Linear(3, 4)
     count = count_operations(nn.Sequential(layer, nn.Linear(4, 3), layer), torch.ones(2, 3) / 2)
     assert count.layers["0"].multiply_accumulates == 24
+    assert count.layers["0"].dense == 24
+    assert count.layers["0"].calls == 2
+
+
+def test_a_firing_rate_is_the_mean_of_all_calls() -> None:
+    mlp = SpikingMLP([1, 1], LIFConfig())
+    with torch.no_grad():
+        mlp.layers()[0].weight.fill_(1.0)
+        mlp.layers()[0].bias.zero_()
+
+    class Thrice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mlp = mlp
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            out: torch.Tensor = self.mlp(x) + self.mlp(0 * x) + self.mlp(0 * x)
+            return out
+
+    # Every step in the first call, none in the two others.
+    count = count_operations(Thrice(), torch.ones(1, 1, 1))
+    assert count.firing_rates["mlp.neurons.0"] == pytest.approx(1 / 3)
 
 
 def test_the_actors_statistics_stay_as_they_were() -> None:
@@ -120,3 +150,11 @@ def test_the_actors_statistics_stay_as_they_were() -> None:
     count_operations(actor, 7 + torch.randn(10, 3))
     assert actor.normalizer is not None
     assert actor.normalizer.running_count.item() == 0
+
+
+def test_bad_input() -> None:
+    model = nn.Sequential(nn.Linear(3, 4))
+    with pytest.raises(ValueError, match="norms must be one of"):
+        count_operations(model, torch.ones(1, 3), norms="free")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="at least one sample"):
+        count_operations(model, torch.ones(0, 3))

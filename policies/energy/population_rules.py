@@ -1,0 +1,60 @@
+"""Counting rules for population coding and neurons.
+
+    RunningNormalizer   one product an observation dimension, for the deviation
+    PopulationEncoder   two products a receptive field, for the distance's square and its scale;
+                        the exponential and the spike generator are left out
+    PopulationDecoder   rate: one product an output neuron that fired, since its spikes are counted
+                        first and the count meets its weight once; membrane: one addition a spike
+    PopulationReadout   one product an active neuron
+
+Factors that belong into weights cost nothing: 1 / T of a rate, the gain of ValueReadout.
+"""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from policies.energy.layer_count import LayerCount, Rule, is_binary, products
+from policies.neurons import LIF, CurrentLIF
+from policies.normalizer import RunningNormalizer
+from policies.population import PopulationDecoder, PopulationEncoder, PopulationReadout
+
+
+def _normalizer(
+    _module: nn.Module, args: tuple[Any, ...], _output: Any, samples: int
+) -> LayerCount:
+    count = args[0].numel() / samples
+    return LayerCount(multiply_accumulates=count, dense=count, kind="encoder")
+
+
+def _encoder(module: nn.Module, args: tuple[Any, ...], output: Any, samples: int) -> LayerCount:
+    assert isinstance(module, PopulationEncoder)
+    rate = float(output.mean()) if is_binary(output) else None
+    count = 2.0 * module.mean.numel() * args[0].shape[0] / samples
+    return LayerCount(multiply_accumulates=count, firing_rate=rate, dense=count, kind="encoder")
+
+
+def _readout(module: nn.Module, args: tuple[Any, ...], _output: Any, samples: int) -> LayerCount:
+    assert isinstance(module, PopulationReadout)
+    x: Tensor = args[0]
+    weight = module.weight.reshape(1, -1)
+    membrane = isinstance(module, PopulationDecoder) and module.config.kind == "membrane"
+    if isinstance(module, PopulationDecoder) and not membrane:
+        x = x.sum(dim=0)  # spikes, [T, B, N] -> counts
+    effective, dense = products(x, weight) / samples, x.numel() / samples
+    if membrane:
+        return LayerCount(accumulates=effective, dense=dense, kind="decoder")
+    return LayerCount(multiply_accumulates=effective, dense=dense, kind="decoder")
+
+
+def _neurons(_module: nn.Module, _args: tuple[Any, ...], output: Any, _samples: int) -> LayerCount:
+    return LayerCount(firing_rate=float(output[0].mean()), kind="neurons")
+
+
+POPULATION_RULES: dict[type[nn.Module], Rule] = {
+    RunningNormalizer: _normalizer,
+    PopulationEncoder: _encoder,
+    PopulationReadout: _readout,
+    LIF: _neurons,
+    CurrentLIF: _neurons,
+}
