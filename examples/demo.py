@@ -2,30 +2,25 @@
 
     python -m examples.demo            # about three minutes on two cores
 
-Everything it writes goes to runs/demo: model.zip, learning_curve.png, TensorBoard logs.
+Everything it writes goes to runs/demo: model.zip, learning_curve.png, TensorBoard logs with what
+the spike monitor saw, and a report about the trained policy beside the dense network of its size.
 """
 
 import argparse
 import os
+import sys
 from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
-import torch
-from numpy.typing import NDArray
-from rich.console import Console
-from rich.table import Table
 from stable_baselines3 import TD3
 from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
-from stable_baselines3.common.vec_env import VecEnv
-from torch import nn
 
 import sb3_spiking
-from policies import count_operations
-from sb3_spiking.actors import SpikingActor
 from sb3_spiking.callbacks import SpikeMonitorCallback
+from sb3_spiking.report.__main__ import main as report
 
 mpl.use("Agg")
 
@@ -42,18 +37,6 @@ def evaluate(model: TD3, episodes: int) -> str:
     return f"{np.mean(returns):.1f} (sd {np.std(returns):.1f})"
 
 
-def visited_observations(model: TD3, env: VecEnv, steps: int = 200) -> NDArray[np.float32]:
-    """Observations that the trained policy sees, [steps, obs_dim]."""
-    seen = []
-    obs = env.reset()
-    for _ in range(steps):
-        assert isinstance(obs, np.ndarray)
-        seen.append(obs)
-        action, _ = model.predict(obs, deterministic=True)
-        obs, *_ = env.step(action)
-    return np.concatenate(seen)
-
-
 def draw_curve(evaluations: Path, path: Path) -> None:
     """The learning curve that EvalCallback logged, as a PNG."""
     with np.load(evaluations) as log:
@@ -68,30 +51,7 @@ def draw_curve(evaluations: Path, path: Path) -> None:
     plt.close(figure)
 
 
-def report(model: TD3) -> Table:
-    """Firing rates and operations per action, beside a dense actor of the same size."""
-    actor = model.actor
-    assert isinstance(actor, SpikingActor)
-    obs = torch.as_tensor(visited_observations(model, make_vec_env(ENV, seed=30_000)))
-    spiking = count_operations(actor.mu, obs)
-    dense_actor = TD3("MlpPolicy", ENV, buffer_size=1).actor.mu
-    dense = count_operations(dense_actor, obs)
-    products = sum(m.weight.numel() for m in dense_actor.modules() if isinstance(m, nn.Linear))
-
-    table = Table("measure", "value")
-    for name, rate in spiking.firing_rates.items():
-        table.add_row(f"firing rate, {name}", f"{rate:.3f} spikes per neuron and step")
-    table.add_row("synaptic operations per action", f"{spiking.accumulates:,.0f} accumulates")
-    table.add_row("", f"+ {spiking.multiply_accumulates:,.0f} multiply-accumulates (coding)")
-    table.add_row("dense actor, all products", f"{products:,} multiply-accumulates")
-    table.add_row(
-        "dense actor, zeros skipped*", f"{dense.multiply_accumulates:,.0f} multiply-accumulates"
-    )
-    table.caption = "* as in the spiking count; ReLU network at its initialization"
-    return table
-
-
-def main() -> None:
+def main() -> int:
     """Train, evaluate, save, report."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=8_000)
@@ -116,14 +76,15 @@ def main() -> None:
     model.save(args.out / "model.partial.zip")
     os.replace(args.out / "model.partial.zip", args.out / "model.zip")
     draw_curve(args.out / "evaluations.npz", args.out / "learning_curve.png")
-    table = report(model)
-    table.title = f"TD3('SpikingPopPolicy', '{ENV}')"
-    console = Console()
-    console.print(f"mean return over {args.episodes} episodes: before {before}, after {after}")
-    console.print(table)
+    print(f"mean return over {args.episodes} episodes: before {before}, after {after}\n")
+    folder = args.out / "report"
+    arguments = ["--env", ENV, "--episodes", str(args.episodes), "--out", str(folder)]
+    code = report([str(args.out / "model.zip"), *arguments])
     print(f"model {args.out / 'model.zip'}, curve {args.out / 'learning_curve.png'}")
-    print(f"watch it: tensorboard --logdir {args.out / 'tensorboard'}")
+    print(f"the report as a page: {folder / 'report.html'}")
+    print(f"watch the run: tensorboard --logdir {args.out / 'tensorboard'}")
+    return code
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,13 +1,15 @@
-"""The part of a policy that decides, as one module: observations in, actions out."""
+"""The part of a policy that acts: observations to values, spiking or dense, critics left out."""
 
+import copy
 from typing import Any
 
-import torch
-from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import PyTorchObs
+from stable_baselines3.common.preprocessing import preprocess_obs
 from torch import Tensor, nn
 
 from policies.actor import PopulationBody
+from sb3_spiking.saved.errors import UsageError
+
+Inputs = tuple[Any, ...]
 
 
 def is_spiking(policy: nn.Module) -> bool:
@@ -15,54 +17,94 @@ def is_spiking(policy: nn.Module) -> bool:
     return any(isinstance(module, PopulationBody) for module in policy.modules())
 
 
-class Acting(nn.Module):
-    """A policy's deterministic decision, for whoever counts or watches what runs in it.
+class ActingNetwork(nn.Module):
+    """What one decision of a policy runs through: extractor, LSTM if it has one, body, readout.
+
+    SAC and its kin act by the mean, so the layer that reads the deviation is not in it.
 
     Args:
-        policy: any policy of Stable-Baselines3 or sb3-contrib, spiking or dense.
-        critics: judge the actions too, where critics spike.
+        policy: of any algorithm of Stable-Baselines3 or sb3-contrib.
+
+    Raises:
+        UsageError: if the policy is of a kind that is not known.
     """
 
-    def __init__(self, policy: BasePolicy, *, critics: bool = False) -> None:
+    def __init__(self, policy: Any) -> None:
         super().__init__()
-        self.policy = policy
-        self._critics = critics
+        self.space = policy.observation_space
+        self.normalize_images = policy.normalize_images
+        extractor, body, readout = _parts(policy)
+        self.extractor: nn.Module = extractor
+        self.lstm: nn.Module | None = getattr(policy, "lstm_actor", None)
+        self.body: nn.Module = body
+        self.readout: nn.Module | None = readout
 
-    def forward(self, obs: PyTorchObs, memory: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """Actions as the policy's `_predict` gives them.
+    @property
+    def is_recurrent(self) -> bool:
+        """Whether it keeps states between decisions."""
+        return self.lstm is not None
+
+    def spiking_bodies(self) -> list[PopulationBody]:
+        """The spiking networks in it; none in a dense policy."""
+        return [module for module in self.modules() if isinstance(module, PopulationBody)]
+
+    def features(
+        self, obs: Any, hidden: Tensor | None = None, cell: Tensor | None = None
+    ) -> Tensor:
+        """What the body sees of observations as the environment gives them, [B, F].
 
         Args:
-            obs: observations [B, ...].
-            memory: of a recurrent policy, its LSTM's hidden and cell state before each
-                observation, [layers, B, hidden] each; None: empty, as when an episode begins.
+            obs: tensor [B, ...], or a dictionary of such.
+            hidden: hidden state of the LSTM, [layers, B, H].
+            cell: its cell state.
         """
-        policy: Any = self.policy
-        if hasattr(policy, "lstm_hidden_state_shape"):
-            return self._recurrent(obs, memory)
-        actions: Tensor = policy._predict(obs, deterministic=True)
-        if self._critics:
-            self._judge(obs, actions)
-        return actions
+        x: Tensor = self.extractor(preprocess_obs(obs, self.space, self.normalize_images))
+        if self.lstm is not None:
+            x = self.lstm(x.unsqueeze(0), (hidden, cell))[0].squeeze(0)
+        return x
 
-    def _judge(self, obs: PyTorchObs, actions: Tensor) -> None:
-        policy: Any = self.policy
-        critic = getattr(policy, "critic", None)
-        if critic is not None:
-            critic(obs, actions.detach())
-        elif hasattr(policy, "predict_values"):
-            policy.predict_values(obs)
+    def forward(self, obs: Any, hidden: Tensor | None = None, cell: Tensor | None = None) -> Tensor:
+        """Values of observations; arguments as in `features`."""
+        x = self.features(obs, hidden, cell)
+        # True: no Poisson draws, as in a deterministic `predict`.
+        x = self.body(x, True) if isinstance(self.body, PopulationBody) else self.body(x)
+        values: Tensor = x if self.readout is None else self.readout(x)
+        return values
 
-    def _recurrent(self, obs: PyTorchObs, memory: tuple[Tensor, Tensor] | None) -> Tensor:
-        policy: Any = self.policy
-        first = next(iter(obs.values())) if isinstance(obs, dict) else obs
-        size = first.shape[0]
-        layers, _, hidden = policy.lstm_hidden_state_shape
-        if memory is None:
-            zeros = torch.zeros(layers, size, hidden, device=first.device)
-            memory = (zeros, zeros)
-        starts = torch.zeros(size, device=first.device)  # 1 would clear the memory
-        if self._critics:
-            policy.predict_values(obs, memory, starts)
-        distribution, _ = policy.get_distribution(obs, memory, starts)
-        actions: Tensor = distribution.get_actions(deterministic=True)
-        return actions
+
+def _parts(policy: Any) -> tuple[Any, Any, Any]:
+    """Extractor, body and readout of a policy."""
+    if hasattr(policy, "actor"):
+        actor = policy.actor
+        if hasattr(actor, "latent_pi"):
+            return actor.features_extractor, actor.latent_pi, actor.mu
+        return actor.features_extractor, actor.mu, None
+    for name, inner in (("q_net", "q_net"), ("quantile_net", "quantile_net")):
+        if hasattr(policy, name):
+            network = getattr(policy, name)
+            return network.features_extractor, getattr(network, inner), None
+    if hasattr(policy, "mlp_extractor"):
+        return policy.pi_features_extractor, policy.mlp_extractor.policy_net, policy.action_net
+    if hasattr(policy, "action_net"):
+        return policy.features_extractor, _with_parameters(policy), None
+    raise UsageError(
+        f"{type(policy).__name__} is a policy of a kind that the report does not know; it knows "
+        "those of TD3, DDPG, SAC, TQC, CrossQ, PPO, A2C, TRPO, MaskablePPO, RecurrentPPO, DQN, "
+        "QR-DQN and ARS"
+    )
+
+
+def _with_parameters(policy: Any) -> nn.Module:
+    """ARS's network; the spiking one's weights are buffers, here they are parameters again."""
+    network: nn.Module = policy.action_net
+    names = getattr(policy, "_tensors", [])
+    if not names:
+        return network
+    network = copy.deepcopy(network)
+    for name in names:
+        module_name, _, tensor_name = name.rpartition(".")
+        module = network.get_submodule(module_name)
+        tensor = network.get_buffer(name)
+        delattr(module, tensor_name)
+        module.register_parameter(tensor_name, nn.Parameter(tensor, requires_grad=False))
+    return network

@@ -7,6 +7,7 @@ Everything goes through the model's logger: TensorBoard, CSV, JSON and what read
 """
 
 import warnings
+from importlib.util import find_spec
 
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -18,8 +19,9 @@ from policies.energy import OperationCosts, costs_named, count_operations
 from policies.monitor import NetworkActivity, diagnose, probe
 from policies.monitor.doctor import Finding
 from policies.monitor.raster import MAX_SAMPLES, draw, record
-from sb3_spiking.acting import Acting, is_spiking
+from sb3_spiking.acting import ActingNetwork, is_spiking
 from sb3_spiking.observations import MetObservations
+from sb3_spiking.policy_pass import PolicyPass
 
 # A table for people: figures of single layers go to files only.
 FILES_ONLY = ("stdout", "log")
@@ -49,7 +51,7 @@ class SpikeMonitorCallback(BaseCallback):
         (counted, see policies.energy: arithmetic only) and `faults` (number of faults now);
     *   for each layer `firing_rate/LAYER`, `dead/...`, `saturated/...`, `gradient_flow/...`,
         `operations/...`, in files and TensorBoard; in TensorBoard also a histogram of the neurons'
-        rates and, every `raster_every` steps, a picture of an episode's spikes.
+        rates and, every `raster_every` steps, a picture of an episode's spikes (by matplotlib).
 
     A fault (see policies.monitor.doctor) is a `SpikeFaultWarning`, once for each kind and layer;
     one that may pass by itself counts when it has lasted for two times `every` steps.
@@ -122,8 +124,7 @@ class SpikeMonitorCallback(BaseCallback):
 
     def _look(self) -> None:
         policy = self.model.policy
-        acting = Acting(policy)
-        judging = Acting(policy, critics=True)
+        judging = PolicyPass(policy, critics=True)
         every = self._met.all_batch(policy)
         activity = probe(policy, lambda: judging(*every))
         self.last = activity
@@ -131,9 +132,9 @@ class SpikeMonitorCallback(BaseCallback):
         if activity.broken or activity.failed:
             return
         self._record_activity(activity)
-        self._record_operations(acting)
-        if self._shows_pictures() and self.raster_every and self.num_timesteps >= self._next_raster:
-            self._record_raster(acting)
+        self._record_operations()
+        if self._draws():
+            self._record_raster()
 
     def _record_activity(self, activity: NetworkActivity) -> None:
         layers = activity.layers
@@ -154,19 +155,27 @@ class SpikeMonitorCallback(BaseCallback):
             self._record_layer("saturated", layer.name, layer.saturated)
             if layer.flow is not None:
                 self._record_layer("gradient_flow", layer.name, layer.flow)
-            if self._shows_pictures():
+            if self._has_tensorboard():
                 key = f"spikes/rates/{layer.name}"
                 self.logger.record(key, layer.rates.cpu(), exclude=TENSORBOARD_ONLY)
 
     def _record_layer(self, what: str, layer: str, value: float) -> None:
         self.logger.record(f"spikes/{what}/{layer}", value, exclude=FILES_ONLY)
 
-    def _record_operations(self, acting: Acting) -> None:
-        obs, memory = self._met.batch(self.model.policy)
-        count = count_operations(acting, *((obs,) if memory is None else (obs, memory)))
+    def _record_operations(self) -> None:
+        policy = self.model.policy
+        network = ActingNetwork(policy)
+        obs, memory = self._met.batch(policy)
+        count = count_operations(network, obs, *(memory or ()))
+        names = {module: name for name, module in policy.named_modules()}
+        # Layers are named as in the policy; ARS's network is a copy.
+        known = {
+            name: names.get(module, f"action_net.{name.removeprefix('body.')}")
+            for name, module in network.named_modules()
+        }
         rates = count.firing_rates
         for name, rate in rates.items():
-            self._record_layer("firing_rate", name.removeprefix("policy."), rate)
+            self._record_layer("firing_rate", known[name], rate)
         self.logger.record("spikes/firing_rate", sum(rates.values()) / max(len(rates), 1))
         self.logger.record("spikes/accumulates_per_action", count.accumulates)
         self.logger.record("spikes/multiply_accumulates_per_action", count.multiply_accumulates)
@@ -174,22 +183,29 @@ class SpikeMonitorCallback(BaseCallback):
         for name, layer in count.layers.items():
             operations = layer.accumulates + layer.multiply_accumulates
             if operations:
-                self._record_layer("operations", name.removeprefix("policy."), operations)
+                self._record_layer("operations", known[name], operations)
 
-    def _record_raster(self, acting: Acting) -> None:
-        episode = self._met.episode(self.model.policy)
+    def _record_raster(self) -> None:
+        policy = self.model.policy
+        episode = self._met.episode(policy)
         if episode is None:
             return
         self._next_raster = self.num_timesteps + self.raster_every
-        rasters = record(self.model.policy, lambda: acting(*episode))
+        deciding = PolicyPass(policy)
+        rasters = record(policy, lambda: deciding(*episode))
         if rasters:
             figure = draw(rasters, f"an episode's start, at step {self.num_timesteps}")
-            self.logger.record(
-                "spikes/raster", Figure(figure, close=True), exclude=TENSORBOARD_ONLY
-            )
+            picture = Figure(figure, close=True)
+            self.logger.record("spikes/raster", picture, exclude=TENSORBOARD_ONLY)
 
-    def _shows_pictures(self) -> bool:
+    def _has_tensorboard(self) -> bool:
         return any(isinstance(f, TensorBoardOutputFormat) for f in self.logger.output_formats)
+
+    def _draws(self) -> bool:
+        """Whether a picture is due, and somebody can see it."""
+        due = self.raster_every and self.num_timesteps >= self._next_raster
+        # Stable-Baselines3 does not bring matplotlib along.
+        return bool(due) and self._has_tensorboard() and find_spec("matplotlib") is not None
 
     def _judge(self, activity: NetworkActivity) -> None:
         findings = diagnose(activity)

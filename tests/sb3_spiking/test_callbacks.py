@@ -136,6 +136,7 @@ def test_watching_changes_no_bit(algorithm: str, tmp_path: Path) -> None:
 
 def weights(model: Any, callback: BaseCallback | None) -> list[list[float]]:
     model.learn(80, callback=callback)
+    model.logger.close()
     return [x.double().flatten().tolist() for x in model.policy.state_dict().values()]
 
 
@@ -156,6 +157,7 @@ def test_files_and_tensorboard(tmp_path: Path) -> None:
     model = make("PPO")
     model.set_logger(configure(str(tmp_path), ["csv", "json", "tensorboard", "log"]))
     model.learn(160, callback=SpikeMonitorCallback(every=16, raster_every=16), log_interval=1)
+    model.logger.close()
     layer = "mlp_extractor.policy_net.mlp.neurons.0"
     with open(tmp_path / "progress.csv") as file:
         rows = list(csv.DictReader(file))
