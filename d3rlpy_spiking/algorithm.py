@@ -11,6 +11,7 @@ import torch
 from d3rlpy.algos import TransformerActionSampler, TransformerInput
 from d3rlpy.base import dump_learnable
 from d3rlpy.constants import ActionSpace, PositionEncodingType
+from d3rlpy.logging import FileAdapterFactory, LoggerAdapterFactory
 from d3rlpy.models.torch.transformers import (
     GlobalPositionEncoding,
     PositionEncoding,
@@ -22,6 +23,8 @@ from torch import nn
 from d3rlpy_spiking.dataset_checks import check_dataset, check_fit
 from d3rlpy_spiking.distributed import distribute
 from d3rlpy_spiking.export import save_policy
+from d3rlpy_spiking.monitor.adapters import LayerFigures
+from d3rlpy_spiking.monitor.watch import TransformerWatch
 from d3rlpy_spiking.transformer import SpikingNetwork, fold_network
 from policies.files import write_atomically
 from policies.kernels.choice import Kernel
@@ -55,12 +58,16 @@ class SpikingTransformerAlgorithm:
         dataset: Any,
         n_steps: int,
         n_steps_per_epoch: int = 10000,
+        experiment_name: str | None = None,
+        with_timestamp: bool = True,
+        logger_adapter: LoggerAdapterFactory | None = None,
         *args: Any,
         **kwargs: Any,
     ) -> None:
         """Train as d3rlpy does, after checking everything that would fail later or silently.
 
-        Warns where PTBN would not reach batch statistics, which evaluation uses.
+        Without a logger_adapter d3rlpy's own writes CSV files. Warns where PTBN would not reach
+        batch statistics, which evaluation uses.
 
         Raises:
             ValueError: if fewer steps than one epoch are asked for (d3rlpy would train nothing),
@@ -71,8 +78,16 @@ class SpikingTransformerAlgorithm:
         check_dataset(dataset, discrete=discrete, action_scaler=self._config.action_scaler)
         self._check_episode_lengths(dataset)
         self._check_schedule(n_steps)
+        logger_adapter = FileAdapterFactory() if logger_adapter is None else logger_adapter
         super().fit(  # type: ignore[misc]  # d3rlpy's
-            dataset, n_steps, n_steps_per_epoch, *args, **kwargs
+            dataset,
+            n_steps,
+            n_steps_per_epoch,
+            experiment_name,
+            with_timestamp,
+            LayerFigures(logger_adapter),
+            *args,
+            **kwargs,
         )
 
     def _check_schedule(self, n_steps: int) -> None:
@@ -208,8 +223,14 @@ class SpikingTransformerAlgorithm:
         network.backbone.theta_as_tensor = self._compiles
         network.to(self._device)
         self._impl = self._build_impl(network, observation_shape, action_size)
+        self._impl.watch = TransformerWatch(self, self._config.monitor_every)
         if self._enable_ddp:
             distribute(self)
+
+    @property
+    def spike_monitor(self) -> TransformerWatch | None:
+        """What the spike monitor has seen of the network; None before it is built."""
+        return None if self._impl is None else self._impl.watch
 
     @property
     def _compiles(self) -> bool:

@@ -13,6 +13,7 @@ from d3rlpy.algos.transformer.torch.tacr_impl import TACRImpl
 from d3rlpy.torch_utility import TorchTrajectoryMiniBatch, unwrap_ddp_model
 from torch import Tensor, nn
 
+from d3rlpy_spiking.monitor.watch import TransformerWatch
 from d3rlpy_spiking.recording import recorded_rates, summary
 from d3rlpy_spiking.transformer import Progress, SpikingNetwork
 from policies.distributed import average_gradients, sum_over_ranks, world_size
@@ -28,6 +29,8 @@ class SpikingImpl:
     distributed = False
     # what distribute wants done before an update
     before_update: Callable[[], None] | None = None
+    # looks at the network now and then
+    watch: TransformerWatch | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._compiled = bool(kwargs.get("compiled", False))
@@ -74,7 +77,8 @@ class SpikingImpl:
     def inner_update(self, batch: TorchTrajectoryMiniBatch, grad_step: int) -> dict[str, float]:
         """One gradient step; d3rlpy's metrics, firing rates, theta and the gradient's norm.
 
-        `grad_step` starts at 0 in every process; the schedules follow the saved progress instead.
+        After some steps also what the spike monitor sees; see d3rlpy_spiking.monitor. `grad_step`
+        starts at 0 in every process; the schedules follow the saved progress instead.
         """
         if self.before_update is not None:
             self.before_update()
@@ -91,6 +95,8 @@ class SpikingImpl:
             metrics["grad_norm"] = float(self._gradient_norm)
         if self.distributed:
             metrics.update(_mean_losses(metrics))
+        if self.watch is not None:
+            metrics.update(self.watch.after_update(batch))
         out: dict[str, float] = metrics
         return out
 

@@ -45,6 +45,8 @@ class SpikingFields:
     matmul: Literal["float32", "bf16"] = "float32"
     # what computes the rest: "auto", "torch", "fused", "numba", "triton"; policies.kernels.choice
     kernel: Literal["auto", "torch", "fused", "numba", "triton"] = "auto"
+    # gradient steps between two looks of the spike monitor; 0: none; see d3rlpy_spiking.monitor
+    monitor_every: int = 500
 
 
 def neuron_config(config: SpikingFields) -> LIFConfig:
@@ -101,6 +103,8 @@ def check_config(config: Any, uses_timesteps: bool) -> None:
     """
     for name in ("batch_size", "context_size", "max_timestep", "ptbn_steps", "window_size"):
         check_count(name, getattr(config, name))
+    if config.monitor_every:
+        check_count("monitor_every", config.monitor_every)
     rate = "actor_learning_rate" if hasattr(config, "actor_learning_rate") else "learning_rate"
     check_range(rate, getattr(config, rate), 0.0, open_low=True)
     check_range("embed_dropout", config.embed_dropout, 0.0, 1.0)

@@ -1,5 +1,6 @@
 """Firing rates of a network while it runs."""
 
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -26,6 +27,20 @@ def recorded_rates(network: nn.Module) -> Iterator[dict[str, Tensor]]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def paused_rates(network: nn.Module) -> Iterator[None]:
+    """Inside, `recorded_rates` of a block around this one records nothing."""
+    hooks = {module: module._forward_hooks for module in network.modules()}
+    for module, kept in hooks.items():
+        others = {key: hook for key, hook in kept.items() if not isinstance(hook, RateHook)}
+        module._forward_hooks = OrderedDict(others)
+    try:
+        yield
+    finally:
+        for module, kept in hooks.items():
+            module._forward_hooks = kept
 
 
 def summary(rates: dict[str, Tensor]) -> dict[str, float]:

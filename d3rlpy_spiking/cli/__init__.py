@@ -22,8 +22,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments; None for those of the process.
 
     Returns:
-        The exit code: 0, 2 after an error of the user's, which is printed in one line, 130 when
-        interrupted; that of another process of the run where this one ends because of it.
+        The exit code: 0, 1 where the doctor has found a fault, 2 after an error of the user's,
+        which is printed in one line, 130 when interrupted; that of another process of the run
+        where this one ends because of it.
     """
     before = signal.getsignal(signal.SIGTERM)
     try:
@@ -45,7 +46,7 @@ def command(argv: Sequence[str] | None = None) -> int:
         say_error(error, first_here())
         return 2
     try:
-        _run(args)
+        return _run(args)
     except RankEndedError as error:
         if str(error):
             print(f"error: {one_line(error)}", file=sys.stderr)
@@ -58,7 +59,6 @@ def command(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; train goes on from its last checkpoint with --resume", file=sys.stderr)
         return 130
-    return 0
 
 
 def _device(args: Arguments) -> str:
@@ -90,18 +90,22 @@ def _device(args: Arguments) -> str:
     return f"cuda:{launch_number('LOCAL_RANK', number) if ranks > 1 else number}"
 
 
-def _run(args: Arguments) -> None:
+def _run(args: Arguments) -> int:
     with quiet_import():
+        from d3rlpy_spiking.cli.doctor import doctor
         from d3rlpy_spiking.cli.evaluate import evaluate
         from d3rlpy_spiking.cli.fold import fold
         from d3rlpy_spiking.cli.train import train
+        from d3rlpy_spiking.report.make import report
 
-    commands: dict[str, Callable[[Arguments], None]] = {
+    commands: dict[str, Callable[[Arguments], int | None]] = {
         "train": train,
         "evaluate": evaluate,
         "fold": fold,
+        "doctor": doctor,
+        "report": report,
     }
     with quiet_logs(), warnings.catch_warnings():
         # Published results are from these versions of the environments.
         warnings.filterwarnings("ignore", message=".*is out of date.*")
-        commands[args.command](args)
+        return commands[args.command](args) or 0

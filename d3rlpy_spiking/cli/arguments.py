@@ -13,12 +13,15 @@ from d3rlpy_spiking.cli.names import ALGORITHMS
 Arguments = argparse.Namespace
 
 _DESCRIPTION = """\
-Spiking policies for d3rlpy: train from a YAML file, evaluate, fold.
+Spiking policies for d3rlpy: train from a YAML file, evaluate, report, fold, examine.
 
   python -m d3rlpy_spiking train --config dsformer_small --dataset hopper.npz
   python -m d3rlpy_spiking evaluate --model runs/dsformer_small_0/model.d3 \\
       --env Hopper-v4 --target-return 3600
+  python -m d3rlpy_spiking report runs/dsformer_small_0/model.d3 \\
+      --env Hopper-v4 --target-return 3600
   python -m d3rlpy_spiking fold --model runs/dsformer_small_0/model.d3 --output folded.d3
+  python -m d3rlpy_spiking doctor runs/dsformer_small_0/model.d3 --dataset hopper.npz
 """
 
 _FILE = f"""\
@@ -114,10 +117,36 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     add("--json", type=Path, metavar="FILE", help="write the results there too")
 
 
+def _add_report(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("model", type=Path, metavar="MODEL.d3", help="it can run code: trust its origin")
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--env", help="Gymnasium environment to act in")
+    where.add_argument("--dataset", choices=["maze"], help="maze: mazes that it never trained on")
+    add("--target-return", type=float, help="return to ask for; needed with --env")
+    add("--dense", type=Path, metavar="DENSE.d3", help="trained dense model of the same size")
+    add("--episodes", type=_count, default=20, help="episodes to play; default 20")
+    add("--seed", type=_seed, default=0, help="first episode's seed; the others count on")
+    add("--costs", default="45nm-float32", help="energy of an operation; default 45nm-float32")
+    add("--out", type=Path, help="folder of the files; default: MODEL_report beside the model")
+
+
 def _add_fold(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--model", type=Path, required=True, help="file.d3; it can run code: trust its origin")
     add("--output", type=Path, required=True, help="where to write the folded model")
+
+
+def _add_doctor(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("model", type=Path, metavar="MODEL.d3", help="it can run code: trust its origin")
+    add("--dataset", required=True, help="file.npz, file.h5 of d3rlpy's dump, or maze")
+    add(
+        "--samples",
+        type=_count,
+        default=64,
+        help="contexts of a transformer, or steps for another algorithm, to look at; default 64",
+    )
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -132,7 +161,9 @@ def build_parser() -> argparse.ArgumentParser:
     for name, add, text, epilog in (
         ("train", _add_train, "train an algorithm on a dataset", _FILE),
         ("evaluate", _add_evaluate, "act in an environment, or walk mazes, with a model", None),
+        ("report", _add_report, "write a page on a model beside its dense twin", None),
         ("fold", _add_fold, "fold a spiking transformer's norms into its weights", None),
+        ("doctor", _add_doctor, "name what is wrong with a spiking network, and what helps", None),
     ):
         command = commands.add_parser(
             name,

@@ -52,7 +52,7 @@ def load_data(name: str, file: TrainFile, action_size: int | None) -> Data:
             "remove the section or train on the maze"
         )
     else:
-        data = Data(_load_file(Path(name), discrete, action_size), None)
+        data = Data(load_file(Path(name), discrete, action_size), None)
     check_dataset(data.dataset, discrete=discrete, action_scaler=file.config.action_scaler)
     _check_length(data.dataset, file.config)
     return data
@@ -68,7 +68,14 @@ def _maze(file: TrainFile, discrete: bool) -> Data:
     return Data(maze.dataset, maze)
 
 
-def _load_file(path: Path, discrete: bool, action_size: int | None) -> ReplayBuffer:
+def load_file(path: Path, discrete: bool, action_size: int | None) -> ReplayBuffer:
+    """The dataset in a .npz or .h5 file.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        UsageError: if it is of another kind, or the number of discrete actions is not known.
+        ValueError: if it is broken.
+    """
     if path.suffix == ".npz":
         return load_npz(path, action_size=action_size if discrete else None)
     if path.suffix not in (".h5", ".hdf5"):

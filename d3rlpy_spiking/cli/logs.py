@@ -4,9 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from d3rlpy.logging import FileAdapter, LoggerAdapter, LoggerAdapterFactory, TensorboardAdapter
+from d3rlpy.logging import FileAdapter, LoggerAdapter, LoggerAdapterFactory
 
 from d3rlpy_spiking.cli.runs import Run
+from d3rlpy_spiking.monitor import SpikeTensorboardAdapterFactory
 from policies.distributed import gather_objects, is_main
 
 # A score of the algorithm at a checkpoint.
@@ -21,8 +22,10 @@ class _Files(FileAdapter):
 
 
 def _mean_over_ranks(metrics: dict[str, float]) -> dict[str, float]:
+    """Means over the ranks that have a metric: the first one alone looks at spikes."""
     every = gather_objects(metrics)
-    return {name: sum(other[name] for other in every) / len(every) for name in metrics}
+    values = {name: [other[name] for other in every if name in other] for name in metrics}
+    return {name: sum(found) / len(found) for name, found in values.items()}
 
 
 class RunAdapter(LoggerAdapter):
@@ -113,7 +116,8 @@ class RunLog(LoggerAdapterFactory):
         adapters: list[Any] = []
         if is_main():
             adapters.append(_Files(algo, folder, resumed=self.first_step > 0))
-            adapters.append(TensorboardAdapter(algo, str(folder), experiment_name))
+            tensorboard = SpikeTensorboardAdapterFactory(str(folder))
+            adapters.append(tensorboard.create(algo, experiment_name, n_steps_per_epoch))
         self._adapter = RunAdapter(adapters, self, n_steps_per_epoch)
         return self._adapter
 
@@ -123,6 +127,10 @@ class RunLog(LoggerAdapterFactory):
             self._adapter.close()
 
     def print_line(self, step: int) -> None:
-        """Print the metrics of an epoch, but for its timings."""
-        shown = [f"{n} {v:.4g}" for n, v in self.metrics.items() if not n.startswith("time_")]
+        """Print the metrics of an epoch, but for its timings and those of single layers."""
+        shown = [
+            f"{n} {v:.4g}"
+            for n, v in self.metrics.items()
+            if not n.startswith("time_") and "." not in n
+        ]
         print(f"step {step}/{self.last_step}  {'  '.join(shown)}", flush=True)

@@ -190,6 +190,8 @@ def _try_update(file: TrainFile, data: Data, device: str) -> None:
         UsageError: naming what failed.
     """
     trial = dataclasses.replace(file, config=copy.deepcopy(file.config))
+    if hasattr(trial.config, "monitor_every"):
+        trial.config.monitor_every = 0  # two sequences say nothing
     algo = _build(trial, data, device)
     try:
         build_scalers_with_trajectory_slicer(algo, data.dataset)
