@@ -69,7 +69,8 @@ def main() -> int:
         make_vec_env(ENV, seed=10_000), n_eval_episodes=5, eval_freq=min(500, args.steps),
         log_path=str(args.out), verbose=0,
     )  # fmt: skip
-    model.learn(args.steps, callback=[watch, SpikeMonitorCallback()], progress_bar=True)
+    monitor = SpikeMonitorCallback(every=500, raster_every=4_000)
+    model.learn(args.steps, callback=[watch, monitor], progress_bar=True)
     after = evaluate(model, args.episodes)
 
     # Written beside and renamed: an interrupted save leaves no half file under the final name.
