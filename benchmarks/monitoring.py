@@ -1,9 +1,14 @@
 """What watching spikes costs: part of training time, from turns in one process.
 
     OMP_NUM_THREADS=1 python -m benchmarks.monitoring d3rlpy [--rounds 15] [--width 128]
+    OMP_NUM_THREADS=1 python -m benchmarks.monitoring sb3 [--rounds 10]
 
-Updates with a look after each and updates without take turns; medians. A look comes once in `every`
-updates and what TensorBoard gets once an epoch, so the part of training time is
+sb3: a model with the callback and one without train in turns, 2,000 steps each, logging to
+TensorBoard; ten rounds hold ten looks and one picture, as 20,000 steps with the defaults do.
+Printed are the median of the rounds' ratios and the ratio of all time.
+
+d3rlpy: updates with a look after each and updates without take turns; medians. A look comes once in
+`every` updates and what TensorBoard gets once an epoch, so the part of training time is
 
     (update with a look - update) / (every * update) + pictures / (updates an epoch * update)
 """
@@ -124,6 +129,51 @@ def dataset(d3rlpy: Any, steps: int = 4_000) -> Any:
     )
 
 
+# algorithm, environment, settings: usual ones, and the fastest steps there are
+SB3_RUNS: list[tuple[str, str, dict[str, Any]]] = [
+    ("TD3", "HalfCheetah-v4", {"policy_kwargs": {"net_arch": [256, 256]}, "batch_size": 256}),
+    ("PPO", "HalfCheetah-v4", {}),
+    ("PPO", "CartPole-v1", {}),
+    ("A2C", "CartPole-v1", {}),
+]
+
+
+def offline(args: argparse.Namespace) -> None:
+    """d3rlpy's side."""
+    import structlog
+
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
+    transformers(args)
+    qlearning(args)
+
+
+def stable_baselines(args: argparse.Namespace) -> None:
+    """Algorithms of Stable-Baselines3, trained in turns."""
+    import stable_baselines3
+
+    import sb3_spiking  # noqa: F401  # registers
+    from sb3_spiking.callbacks import SpikeMonitorCallback
+
+    for name, env, settings in SB3_RUNS:
+        algorithm = getattr(stable_baselines3, name)
+        with tempfile.TemporaryDirectory() as folder:
+            trainings = []
+            for callback in (None, SpikeMonitorCallback()):
+                model = algorithm(
+                    "SpikingPopPolicy", env, seed=0, tensorboard_log=folder, **dict(settings)
+                )
+                model.learn(2_000, callback=callback)
+                again = partial(model.learn, 2_000, callback=callback, reset_num_timesteps=False)
+                trainings.append(again)
+            rounds = [[seconds(train) for train in trainings] for _ in range(args.rounds)]
+        plain, watched = (sum(column) for column in zip(*rounds, strict=True))
+        median = statistics.median(with_it / without for without, with_it in rounds)
+        print(
+            f"{name}, {env}: {plain / args.rounds:.2f} s without, {watched / args.rounds:.2f} s "
+            f"with the monitor; all {watched / plain - 1:+.1%}, median {median - 1:+.1%}"
+        )
+
+
 def main() -> None:
     """Print the figures of a subcommand."""
     parser = argparse.ArgumentParser(
@@ -138,14 +188,14 @@ def main() -> None:
     add("--context", type=int, default=20)
     add("--epoch", type=int, default=1_000, help="updates an epoch")
     add("--rounds", type=int, default=15)
+    command.set_defaults(run=offline)
+    command = commands.add_parser("sb3", help="algorithms of Stable-Baselines3")
+    command.add_argument("--rounds", type=int, default=10)
+    command.set_defaults(run=stable_baselines)
     args = parser.parse_args()
     warnings.simplefilter("ignore")
     logging.disable(logging.INFO)
-    import structlog
-
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
-    transformers(args)
-    qlearning(args)
+    args.run(args)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,8 @@ FILES_ONLY = ("stdout", "log")
 TENSORBOARD_ONLY = ("stdout", "log", "json", "csv")
 # Environment steps until the first look.
 FIRST_LOOK = 100
+# Steps of all environments together that lie between two looks at least.
+LEAST_CALLS = 100
 # Full intervals after which a fault that could pass by itself counts.
 PATIENCE = 2
 
@@ -97,6 +99,7 @@ class SpikeMonitorCallback(BaseCallback):
         self._watched: BaseAlgorithm | None = None
         self._watching = False
         self._start = self._next_look = self._next_raster = 0
+        self._calls = self._next_call = 0
 
     def _on_training_start(self) -> None:
         self._watching = is_spiking(self.model.policy)
@@ -106,7 +109,9 @@ class SpikeMonitorCallback(BaseCallback):
             self._met = MetObservations(self.samples, self.every, MAX_SAMPLES)
             self._start = self.model.num_timesteps
             self._next_look = self._next_raster = self._start + min(FIRST_LOOK, self.every)
+            self._calls = self._next_call = 0
             self._since = {}
+            self.warned = set()
         if self._watching:
             self._judge(NetworkActivity(broken=_broken(self.model.policy)))
 
@@ -114,11 +119,14 @@ class SpikeMonitorCallback(BaseCallback):
         if not self._watching:
             return True
         self._met.take(self.model, self.locals)
-        # Few observations say little: with many environments these are few steps, with one 100.
-        if self.num_timesteps >= self._next_look and len(self._met) >= 2:
+        self._calls += 1
+        due = self.num_timesteps >= self._next_look and self._calls >= self._next_call
+        if due and len(self._met) >= 2:
             # Trouble comes early: the first looks are at 100, 200, 400, ... steps.
             since = self.num_timesteps - self._start
             self._next_look = self.num_timesteps + min(self.every, max(since, 1))
+            # A step of many environments is many steps, but takes little longer than one of one.
+            self._next_call = self._calls + min(LEAST_CALLS, self.every, self._calls)
             self._look()
         return True
 

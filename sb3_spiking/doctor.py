@@ -47,7 +47,7 @@ def examine(policy: Any, env: VecEnv, steps: int = 1_000, seed: int = 0) -> Netw
     Args:
         policy: a spiking policy of Stable-Baselines3.
         env: a single environment as the policy knows it, statistics of VecNormalize included.
-        steps: environment steps, >= 2; every second episode acts by chance.
+        steps: environment steps, >= 2; in the second half chance acts.
         seed: of the environment and of chance.
 
     Returns:
@@ -75,8 +75,7 @@ def _visits(policy: Any, env: VecEnv, steps: int, seed: int) -> list[Visit]:
     env.seed(seed)
     env.action_space.seed(seed)
     obs = env.reset()
-    first = states = initial_states(policy)
-    chance = False
+    states = initial_states(policy)
     visits = []
     stride = -(-steps // MOST)
     for step in range(steps):
@@ -84,19 +83,20 @@ def _visits(policy: Any, env: VecEnv, steps: int, seed: int) -> list[Visit]:
         if step % stride == 0:
             visits.append(visit)
         action, states = decide(policy, visit)
-        if chance:
+        if step >= steps // 2:
             action = np.array([env.action_space.sample()])
         obs, _, dones, _ = env.step(action)
-        if bool(dones[0]) or step == steps // 2:
-            obs = obs if bool(dones[0]) else env.reset()
-            chance, states = not chance, first
+        if step == steps // 2:  # chance begins where episodes do
+            obs = env.reset()
+        if step == steps // 2 or bool(dones[0]):
+            states = initial_states(policy)
     return visits
 
 
 def table_of(activity: NetworkActivity) -> Table:
     """What each part did, as a table for people."""
     # Names are for `policy.get_submodule`: never cut short.
-    part = Column("part", overflow="fold")
+    part = Column("part", no_wrap=True)
     table = Table(part, "firing rate", "dead", "saturated", "gradient passes", "inside fields")
     for encoder in activity.encoders:
         rate = "-" if encoder.firing_rate is None else f"{encoder.firing_rate:.3f}"
@@ -150,7 +150,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     console = Console()
     if activity.layers:
-        console.print(table_of(activity))
+        table = table_of(activity)
+        # Wider than the terminal rather than cut short.
+        needed = Console(width=1_000).measure(table).maximum
+        Console(width=max(console.width, needed)).print(table)
     for finding in findings:
         console.print(str(finding), markup=False, highlight=False, soft_wrap=True)
     if not findings:

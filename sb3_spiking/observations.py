@@ -50,10 +50,11 @@ class MetObservations:
             model: the algorithm that trains.
             local: the callback's `locals`.
         """
-        obs = _next_observations(model, local)
-        if obs is None:
+        obs, memory = _next_observations(model, local), _memory(local)
+        if obs is None or not _is_finite(obs):
             return
-        memory = _memory(local)
+        self._follow_episode(obs, memory, local)
+        obs, memory = _some_environments(obs, memory, self._samples)
         if self._kept is None:
             per_step = _rows(obs)
             steps = max(1, self._samples // per_step)
@@ -68,7 +69,6 @@ class MetObservations:
                 self._wide = self._wide[::2]
                 self._wide_stride *= 2
         self._calls += 1
-        self._follow_episode(obs, memory, local)
 
     def _follow_episode(self, obs: Any, memory: Memory, local: dict[str, Any]) -> None:
         """Keep the first environment's episode."""
@@ -106,9 +106,29 @@ def _next_observations(model: BaseAlgorithm, local: dict[str, Any]) -> Any:
     if not isinstance(inner, DummyVecEnv):
         return None
     obs = inner._obs_from_buf()
-    if isinstance(env, VecNormalize) and not isinstance(obs, tuple):
+    if isinstance(env, VecNormalize) and env.venv is inner and not isinstance(obs, tuple):
         return env.normalize_obs(obs)
-    return obs
+    # Other wrappers, such as stacked frames, would have to be asked for what they have made of it.
+    return obs if env is inner else None
+
+
+def _is_finite(obs: Any) -> bool:
+    """Whether observations are; the policy names others itself, once it has to decide on them."""
+    parts = obs.values() if isinstance(obs, dict) else [obs]
+    return all(x.dtype.kind != "f" or bool(np.isfinite(x).all()) for x in parts)
+
+
+def _some_environments(obs: Any, memory: Memory, most: int) -> _Step:
+    """Of many environments an even choice."""
+    rows = _rows(obs)
+    if rows <= most:
+        return obs, memory
+    chosen = np.linspace(0, rows - 1, most).astype(int)
+    if isinstance(obs, dict):
+        obs = {key: x[chosen] for key, x in obs.items()}
+    else:
+        obs = obs[chosen]
+    return obs, None if memory is None else (memory[0][:, chosen], memory[1][:, chosen])
 
 
 def _memory(local: dict[str, Any]) -> Memory:

@@ -7,6 +7,8 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import Tensor, nn
 
+from sb3_spiking.acting import is_spiking
+
 
 class PolicyPass(nn.Module):
     """A policy's deterministic decision, through everything it computes on the way.
@@ -42,10 +44,14 @@ class PolicyPass(nn.Module):
     def _judge(self, obs: PyTorchObs, actions: Tensor) -> None:
         policy: Any = self.policy
         critic = getattr(policy, "critic", None)
-        if critic is not None:
+        if critic is not None and is_spiking(critic):
             critic(obs, actions.detach())
-        elif hasattr(policy, "predict_values"):
+        elif self._judges_values():
             policy.predict_values(obs)
+
+    def _judges_values(self) -> bool:
+        value_net = getattr(getattr(self.policy, "mlp_extractor", None), "value_net", None)
+        return value_net is not None and is_spiking(value_net)
 
     def _recurrent(self, obs: PyTorchObs, memory: tuple[Tensor, Tensor] | None) -> Tensor:
         policy: Any = self.policy
@@ -56,7 +62,7 @@ class PolicyPass(nn.Module):
             zeros = torch.zeros(layers, size, hidden, device=first.device)
             memory = (zeros, zeros)
         starts = torch.zeros(size, device=first.device)  # 1 would clear the memory
-        if self._critics:
+        if self._critics and self._judges_values():
             policy.predict_values(obs, memory, starts)
         distribution, _ = policy.get_distribution(obs, memory, starts)
         actions: Tensor = distribution.get_actions(deterministic=True)

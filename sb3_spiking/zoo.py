@@ -119,7 +119,7 @@ class SpikingExperimentManager(exp_manager.ExperimentManager):
         return processed
 
     def create_callbacks(self) -> None:
-        """RL Zoo's callbacks, and the spike monitor unless the file names one with settings."""
+        """RL Zoo's callbacks, and the spike monitor, unless the file names one."""
         super().create_callbacks()  # type: ignore[no-untyped-call]  # RL Zoo's has no types
         if not any(isinstance(callback, SpikeMonitorCallback) for callback in self.callbacks):
             self.callbacks.append(SpikeMonitorCallback())

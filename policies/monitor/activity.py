@@ -37,9 +37,9 @@ class LayerActivity:
         steps: spike steps, T.
         threshold: v_threshold of its neurons.
         peak: highest membrane potential that each neuron would reach if it never fired, [N].
-        driven: whether its input currents differ between samples at all.
-        flow: share of (step, sample, neuron) where the surrogate lets a gradient pass, of those
-            that one reaches; None if no gradient arrives at its spikes.
+        fed: whether what its linear layer receives differs between samples at all.
+        driven: whether its input currents do.
+        gradient: how its surrogate passes gradients on; None if none arrives at its spikes.
         finite: whether all membrane potentials are.
     """
 
@@ -48,6 +48,7 @@ class LayerActivity:
     steps: int
     threshold: float
     peak: Tensor
+    fed: bool
     driven: bool
     gradient: Gradient | None
     finite: bool
@@ -61,6 +62,11 @@ class LayerActivity:
     def firing_rate(self) -> float:
         """Spikes per neuron and spike step, in [0, 1]."""
         return float(self.rates.mean())
+
+    @property
+    def tells(self) -> bool:
+        """Whether its spikes differ between samples at all."""
+        return bool((self.counts.amax(dim=0) > self.counts.amin(dim=0)).any())
 
     @property
     def flow(self) -> float | None:
@@ -101,12 +107,21 @@ class EncoderActivity:
         missed: share of samples of each observation dimension, [D], that no receptive field can
             turn into a spike, or that stand clipped at the edge of the fields' range.
         learned: whether the statistics in front of it have seen data (or none are needed).
+        fed: whether the observations differ at all.
+        tells: whether its spikes (or activations) do.
+        steps: spike steps, T.
+        spread: how far apart observations of one dimension are at most; normalized ones differ by
+            several, unless all are of one moment.
     """
 
     name: str
     firing_rate: float | None
     missed: Tensor
     learned: bool
+    fed: bool = True
+    tells: bool = True
+    steps: int = 1
+    spread: float = 0.0
 
     @property
     def coverage(self) -> float:
@@ -125,12 +140,16 @@ class ReadoutActivity:
             still.
         driven: whether its input differs between samples at all.
         finite: whether all values are.
+        population: neurons that each value is read from.
+        stuck: whether all actions stand at their bounds, whatever the sample.
     """
 
     name: str
     response: Tensor
     driven: bool
     finite: bool
+    population: int = 128
+    stuck: bool = False
 
 
 @dataclass(frozen=True)

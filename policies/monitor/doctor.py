@@ -11,6 +11,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from policies.config import LIFConfig
@@ -27,21 +28,27 @@ Fault = Literal[
     "dead_layer",
     "high_threshold",
     "saturated_layer",
+    "deaf_layer",
     "vanishing_surrogate",
     "deaf_readout",
 ]
 
 # Share of a layer's neurons that never fire, or always: sound networks stay below 0.9.
 DEAD = SATURATED = 0.95
-# Share of entries that pass a gradient on: 0.05 is the least that a sound network has shown. A
+# Share of entries that pass a gradient on: 0.02 is the least that a sound network has shown. A
 # silent or saturated layer that passes more may come back by itself.
-VANISHED = 0.02
+VANISHED = 0.005
+# Neurons that a gradient has to reach before its share says something.
+REACHED = 8
 # Share of a silent layer's neurons that the usual threshold would let fire.
-WOULD_FIRE = 0.2
+WOULD_FIRE = 0.05
 # Share of all observed values that the receptive fields miss, and of those of one dimension.
 MISSED, MISSED_ALONE = 0.5, 0.95
-# Response of a readout: PPO starts with 0.01 by design.
-DEAF = 5e-4
+# Spike steps below which an encoder's integrator hardly gets to fire.
+FEW_STEPS = 3
+# Response of a readout: PPO starts with 0.01 by design. Of small populations it may be less by
+# chance: the limit shrinks with the square of their size below this one.
+DEAF, DEAF_POPULATION = 1e-4, 8
 # Neurons whose threshold is that of PopSAN and DSFormer fire under weights of the usual size.
 USUAL_THRESHOLD = LIFConfig().v_threshold
 
@@ -136,30 +143,52 @@ def _layer_of(tensor: str) -> str:
 def _encoder(encoder: EncoderActivity) -> Finding | None:
     if not encoder.learned:  # the statistics in front of it will still move the data
         return None
+    if encoder.fed and not encoder.tells:
+        return Finding(
+            "encoder_range",
+            encoder.name,
+            "it answers all observations alike: its receptive fields are far wider than they, or "
+            "far away",
+            "Set encoder_range and encoder_std to the data's (3 and None with normalize_obs=True)",
+            lasting=encoder.spread >= 1.0,
+        )
     missed = encoder.missed
     alone = (missed >= MISSED_ALONE).nonzero().flatten().tolist()
     if float(missed.mean()) < MISSED and not alone:
         return None
     worst = alone or missed.argsort(descending=True).tolist()
     shown = ", ".join(map(str, worst[:8])) + (", ..." if len(worst) > 8 else "")
+    remedy = (
+        "Set normalize_obs=True (or wrap the environment in VecNormalize), or widen encoder_range "
+        "and encoder_std"
+    )
+    if encoder.steps < FEW_STEPS and encoder.firing_rate is not None:
+        remedy = f"Raise spike_steps ({encoder.steps} now), or use encoder='analog'. {remedy}"
     return Finding(
         "encoder_range",
         encoder.name,
-        f"{float(missed.mean()):.0%} of the observed values lie outside its receptive fields, most "
-        f"in dimension {shown}",
-        "Set normalize_obs=True (or wrap the environment in VecNormalize), or widen encoder_range "
-        "and encoder_std",
+        f"{float(missed.mean()):.0%} of the observed values lie where no receptive field answers "
+        f"them, most in dimension {shown}",
+        remedy,
     )
 
 
 def _layer(layer: LayerActivity, *, judged: bool, dead: float) -> Finding | None:
-    if judged and layer.driven and layer.dead >= dead:
+    if not judged or not layer.fed:
+        return None
+    if not layer.driven:
+        return _deaf(layer, "its input currents do not depend on what comes in", lasting=True)
+    if layer.dead >= dead:
         return _silent(layer)
-    if judged and layer.driven and layer.saturated >= SATURATED:
+    if layer.saturated >= SATURATED:
         return _saturated(layer)
+    if not layer.tells:
+        recovers = _may_come_back(layer, torch.ones_like(layer.silent_neurons))
+        seen = "its spikes are the same for all observations"
+        return _deaf(layer, seen, lasting=not recovers)
     # Silent and saturated layers pass nothing by nature, whatever made them so.
     quiet = max(layer.dead, layer.saturated) >= DEAD
-    if layer.flow is not None and layer.flow < VANISHED and not quiet:
+    if not quiet and _vanished(layer):
         return Finding(
             "vanishing_surrogate",
             layer.name,
@@ -169,6 +198,24 @@ def _layer(layer: LayerActivity, *, judged: bool, dead: float) -> Finding | None
             "have grown large (actor_lr_scale, weight decay)",
         )
     return None
+
+
+def _vanished(layer: LayerActivity) -> bool:
+    if layer.gradient is None or layer.gradient.share() >= VANISHED:
+        return False
+    reached = int((layer.gradient.reached > 0).sum())
+    return reached >= min(REACHED, len(layer.gradient.reached))
+
+
+def _deaf(layer: LayerActivity, seen: str, *, lasting: bool) -> Finding:
+    return Finding(
+        "deaf_layer",
+        layer.name,
+        seen,
+        "Check what has frozen or zeroed its weights, and initialise the layer again; lower the "
+        "learning rate if it became so in training",
+        lasting,
+    )
 
 
 def _may_come_back(layer: LayerActivity, neurons: Tensor) -> bool:
@@ -214,15 +261,27 @@ def _saturated(layer: LayerActivity) -> Finding:
 
 
 def _readout(readout: ReadoutActivity) -> Finding | None:
-    deaf = (readout.response < DEAF).nonzero().flatten().tolist()
-    if not readout.driven or not deaf:
+    if not readout.driven:
+        return None
+    if readout.stuck:
+        return Finding(
+            "deaf_readout",
+            readout.name,
+            "all actions stand at their bounds, whatever the spikes: its values are far beyond 1",
+            "Lower the learning rate and train again or go back to an earlier checkpoint; check "
+            "its bias and weights",
+            lasting=False,
+        )
+    limit = DEAF * min(1.0, readout.population / DEAF_POPULATION) ** 2
+    deaf = (readout.response < limit).nonzero().flatten().tolist()
+    if not deaf:
         return None
     shown = ", ".join(map(str, deaf[:8])) + (", ..." if len(deaf) > 8 else "")
     return Finding(
         "deaf_readout",
         readout.name,
-        f"value {shown} of {len(readout.response)} hardly depends on the spikes: its weights are "
-        f"{float(readout.response[deaf].max()):.1e} of their usual size or less",
+        f"value {shown} of {len(readout.response)} hardly depends on the spikes: it moves by "
+        f"{float(readout.response[deaf].max()):.1e} of what usual weights would make it, or less",
         "Initialise it again (reset its weight to uniform +-1/sqrt(population)), and check what "
         "has frozen or scaled its weights",
     )

@@ -15,11 +15,12 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
-from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from sb3_spiking.callbacks import SpikeFaultWarning, SpikeMonitorCallback
-from tests.sb3_spiking.envs import ACTION, BOX, DICT, IMAGE, TinyEnv
+from sb3_spiking.distributed.callbacks import MAIN_ONLY
+from tests.sb3_spiking.envs import ACTION, BOX, DICT, IMAGE, FaultyEnv, TinyEnv
 from tests.sb3_spiking.matrix import ALGORITHMS, SETTINGS, SMALL
 
 SUMMARY = {
@@ -246,6 +247,100 @@ def test_nan_is_named_before_training_stops() -> None:
         model.learn(60, callback=SpikeMonitorCallback())
 
 
+def test_a_second_model_gets_its_own_warnings() -> None:
+    monitor = SpikeMonitorCallback(every=10)
+    for _ in range(2):
+        model = make("TD3")
+        kill(model)
+        with pytest.warns(SpikeFaultWarning, match="dead_layer"):
+            model.learn(40, callback=monitor)
+
+
+def test_what_may_pass_is_warned_of_when_it_lasts() -> None:
+    """A layer that is silent but learns counts after two intervals."""
+    model = make("TD3", normalize_obs=False)
+    linear = model.policy.actor.mu.mlp.linears[0]
+    with torch.no_grad():
+        linear.weight.mul_(0.01)
+        linear.bias.fill_(0.01)
+    model.learning_starts = 10_000  # nothing changes
+    monitor = SpikeMonitorCallback(every=20, samples=64, warn=False)
+    steps: list[tuple[int, int]] = []
+
+    class Reader(BaseCallback):
+        def _on_step(self) -> bool:
+            steps.append((self.num_timesteps, len(monitor.warned)))
+            return True
+
+    model.learn(100, callback=[monitor, Reader()])
+    first = next(step for step, count in steps if count)
+    # Seen from the look at 20 on, and 40 steps later it has lasted.
+    assert first == 60
+    assert {fault for fault, _ in monitor.warned} == {"dead_layer"}
+
+
+def test_looks_come_early_and_then_evenly() -> None:
+    monitor = SpikeMonitorCallback(every=400)
+    looks: list[int] = []
+    look = monitor._look
+    monitor._look = lambda: looks.append(monitor.num_timesteps) or look()  # type: ignore[method-assign,func-returns-value]
+    model = make("TD3")
+    model.learning_starts = 10_000
+    model.learn(1700, callback=monitor)
+    assert looks == [100, 200, 400, 800, 1200, 1600]
+
+
+def test_nan_that_nobody_has_to_decide_on_stops_nothing() -> None:
+    """Before learning starts actions are random: training goes on without the monitor, so with."""
+    model = sb3.TD3(
+        "SpikingPopPolicy", FaultyEnv(np.nan, at=5), learning_starts=1000, policy_kwargs=SMALL
+    )
+    model.learn(100, callback=SpikeMonitorCallback(every=10))
+
+
+@pytest.mark.parametrize("normalized", [False, True])
+def test_stacked_frames_of_ars_are_left_alone(normalized: bool) -> None:
+    env: Any = DummyVecEnv([lambda: TinyEnv(BOX, ACTION)])
+    if normalized:
+        env = VecNormalize(env)
+    env = VecFrameStack(env, 2)
+    recorded(make("ARS", env=env))
+
+
+def test_many_environments_are_thinned_out() -> None:
+    env = DummyVecEnv([lambda: TinyEnv(BOX, ACTION) for _ in range(24)])
+    model = make("PPO", env=env)
+    monitor = SpikeMonitorCallback(every=100, samples=8)
+    model.learn(24 * 48, callback=monitor)
+    recent, _ = monitor._met.batch(model.policy)
+    everything, _ = monitor._met.all_batch(model.policy)
+    assert isinstance(recent, torch.Tensor)
+    assert isinstance(everything, torch.Tensor)
+    assert len(recent) == 8
+    assert len(everything) <= 16
+
+
+def test_many_environments_are_not_looked_at_every_step() -> None:
+    env = DummyVecEnv([lambda: TinyEnv(BOX, ACTION) for _ in range(24)])
+    monitor = SpikeMonitorCallback(every=50)
+    count = 0
+    look = monitor._look
+
+    def counted() -> None:
+        nonlocal count
+        count += 1
+        look()
+
+    monitor._look = counted  # type: ignore[method-assign]
+    make("PPO", env=env).learn(24 * 320, callback=monitor)
+    # 320 steps of all: doubling up to every 50th.
+    assert count <= 12
+
+
+def test_only_the_first_rank_watches() -> None:
+    assert SpikeMonitorCallback in MAIN_ONLY
+
+
 def test_learn_again_goes_on() -> None:
     model = make("TD3")
     monitor = SpikeMonitorCallback(every=50)
@@ -268,6 +363,9 @@ def test_a_recurrent_policy_is_seen_with_its_memory() -> None:
     hidden = memory[0]
     assert hidden.shape[1] == len(monitor._met)
     assert float(hidden.abs().sum()) > 0
+    # Where an episode began (every 20 steps) the memory is empty.
+    empty = [k for k in range(hidden.shape[1]) if float(hidden[:, k].abs().sum()) == 0]
+    assert 1 <= len(empty) <= 4
 
 
 class _Counter(gym.Wrapper[Any, Any, Any, Any]):

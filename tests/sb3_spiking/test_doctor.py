@@ -90,8 +90,25 @@ def test_a_recurrent_policy() -> None:
     assert len(activity.layers) == 2
 
 
-def test_chance_acts_too() -> None:
-    """A policy that never moves would show one observation otherwise."""
+def test_half_of_the_steps_are_chance() -> None:
+    model = TD3("SpikingPopPolicy", "Pendulum-v1", seed=0, policy_kwargs=dict(KWARGS))
+    env: Any = model.get_env()
+    actions: list[float] = []
+    step = env.step
+
+    def seen(action: Any) -> Any:
+        actions.append(abs(float(action.item())))
+        return step(action)
+
+    env.step = seen
+    examine(model.policy, env, 400)
+    assert len(actions) == 400
+    # An untrained policy's actions stay near 0, chance goes up to 2.
+    assert 60 < sum(action > 1 for action in actions) < 140
+    assert max(actions[:200]) < 1
+
+
+def test_a_policy_that_ignores_what_it_sees() -> None:
     model = PPO("SpikingPopPolicy", "Pendulum-v1", n_steps=64, batch_size=32, seed=0)
     with torch.no_grad():
         policy: Any = model.policy

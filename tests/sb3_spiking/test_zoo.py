@@ -17,6 +17,7 @@ from rl_zoo3 import ALGOS, exp_manager
 
 from policies.actor import PopulationBody
 from sb3_spiking import zoo, zoo_search
+from sb3_spiking.callbacks import SpikeMonitorCallback
 from tests.common import run_module
 from tests.sb3_spiking.envs import ACTION, BOX, DICT, IMAGE
 
@@ -70,6 +71,30 @@ def test_installed_files_train_a_spiking_policy(algo: str, run: Any) -> None:
     saved = (logs / algo / f"{env}_1" / env / "config.yml").read_text()
     assert "SpikingPop" in saved
     assert "Mlp" not in saved
+
+
+@pytest.mark.parametrize("line", [None, "plain", "settings"])
+def test_training_is_watched_once(
+    line: str | None, run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[SpikeMonitorCallback] = []
+    start = SpikeMonitorCallback._on_training_start
+
+    def counted(self: SpikeMonitorCallback) -> None:
+        seen.append(self)
+        start(self)
+
+    monkeypatch.setattr(SpikeMonitorCallback, "_on_training_start", counted)
+    name = "sb3_spiking.callbacks.SpikeMonitorCallback"
+    callback = {None: None, "plain": name, "settings": [{name: {"every": 77}}]}[line]
+    entry: dict[str, Any] = {"policy": "MlpPolicy", "n_timesteps": 64, "n_steps": 32}
+    if callback is not None:
+        entry["callback"] = callback
+    file = tmp_path / "a2c.yml"
+    file.write_text(yaml.safe_dump({"CartPole-v1": entry}))
+    run("train", "--algo", "a2c", "--env", "CartPole-v1", "--eval-freq", "-1", "-conf", str(file))
+    (monitor,) = seen
+    assert monitor.every == (77 if line == "settings" else 2000)
 
 
 def entries() -> list[Any]:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from policies.actor import PopulationActor
-from policies.config import PopulationActorConfig
+from policies.config import DecoderConfig, EncoderConfig, PopulationActorConfig
 from policies.monitor import Finding, NetworkActivity, diagnose, probe
 from policies.surrogate import Surrogate
 
@@ -117,6 +117,106 @@ def test_deaf_readout(seed: int) -> None:
     (found,) = findings(actor)
     assert (found.fault, found.layer) == ("deaf_readout", "decoder")
     assert f"value {seed % 2} of 2" in found.message
+
+
+@pytest.mark.parametrize("layer", range(3))
+@pytest.mark.parametrize("scale", [0.0, 1e-9])
+def test_deaf_layer(layer: int, scale: float) -> None:
+    """Weights that carry nothing: the layer is to blame, not what feeds it or follows it."""
+    actor = make(layer)
+    linear: Any = actor.mlp.linears[layer]
+    with torch.no_grad():
+        linear.weight.mul_(scale)
+    (found,) = findings(actor)
+    assert (found.fault, found.layer) == ("deaf_layer", f"mlp.neurons.{layer}")
+    assert found.lasting
+
+
+def test_a_deaf_layer_is_deaf_at_any_bias() -> None:
+    for bias in (-20.0, 0.6, 20.0):
+        actor = make(0)
+        linear: Any = actor.mlp.linears[0]
+        with torch.no_grad():
+            linear.weight.zero_()
+            linear.bias.fill_(bias)
+        assert named(actor) == {("deaf_layer", "mlp.neurons.0")}
+
+
+def test_a_layer_whose_spikes_stand_still_may_recover() -> None:
+    actor = make(0)
+    linear: Any = actor.mlp.linears[1]
+    with torch.no_grad():
+        linear.weight.mul_(1e-3)
+        linear.bias.copy_(torch.linspace(-0.5, 0.5, 48))
+    (found,) = findings(actor)
+    assert (found.fault, found.layer, found.lasting) == ("deaf_layer", "mlp.neurons.1", False)
+
+
+def test_fields_far_wider_than_the_data() -> None:
+    torch.manual_seed(0)
+    config = PopulationActorConfig(
+        hidden_sizes=(64,), normalize=False, encoder=EncoderConfig(field_range=1e4)
+    )
+    actor = PopulationActor(5, 2, config).eval()
+    (found,) = findings(actor)
+    assert (found.fault, found.lasting) == ("encoder_range", True)
+    assert "answers all observations alike" in found.message
+
+
+@pytest.mark.parametrize("kind", ["analog", "poisson"])
+@pytest.mark.parametrize("steps", [1, 2, 10])
+def test_every_encoder_is_sound_at_any_number_of_steps(kind: Any, steps: int) -> None:
+    torch.manual_seed(0)
+    config = PopulationActorConfig(
+        hidden_sizes=(64, 48),
+        normalize=False,
+        spike_steps=steps,
+        encoder=EncoderConfig(kind=kind),
+    )
+    actor = PopulationActor(5, 2, config).eval()
+    obs = torch.randn(128, 5, generator=torch.Generator().manual_seed(0))
+    assert not [f for f in diagnose(probe(actor, lambda: actor(obs))) if f.lasting]
+
+
+def test_one_spike_step_is_too_few_for_an_integrator() -> None:
+    torch.manual_seed(0)
+    config = PopulationActorConfig(hidden_sizes=(64,), normalize=False, spike_steps=1)
+    (found,) = findings(PopulationActor(5, 2, config).eval())
+    assert found.fault == "encoder_range"
+    assert found.remedy.startswith("Raise spike_steps (1 now)")
+
+
+def test_actions_at_their_bounds() -> None:
+    actor = make(0)
+    with torch.no_grad():
+        actor.decoder.bias.copy_(torch.tensor([1e6, -1e6]))
+    (found,) = findings(actor)
+    assert (found.fault, found.layer, found.lasting) == ("deaf_readout", "decoder", False)
+    with torch.no_grad():
+        actor.decoder.bias[1] = 0.0
+    assert named(actor) == set()
+
+
+def test_a_small_readout_may_be_small_by_chance() -> None:
+    config = PopulationActorConfig(
+        hidden_sizes=(32,), squash=False, decoder=DecoderConfig(pop_size=1)
+    )
+    for seed in range(40):
+        torch.manual_seed(seed)
+        actor = PopulationActor(5, 2, config).eval()
+        with torch.no_grad():
+            actor.decoder.weight.mul_(0.01)  # as PPO does
+        assert "deaf_readout" not in {fault for fault, _ in named(actor)}
+
+
+def test_victims_of_a_silent_layer_are_not_named() -> None:
+    actor = make(0)
+    first: Any = actor.mlp.linears[0]
+    neuron: Any = actor.mlp.neurons[2]
+    with torch.no_grad():
+        first.bias += 20.0
+    neuron.spike_fn = Surrogate("rectangle", 1e-5)
+    assert named(actor) == {("saturated_layer", "mlp.neurons.0")}
 
 
 def test_a_population_that_stands_still_is_not_the_readouts_fault() -> None:
