@@ -37,7 +37,7 @@ def explanation(spiking: OperationCount, dense: OperationCount) -> list[str]:
     """
     found = break_even(spiking, dense)
     layers = [layer for layer in spiking.layers.values() if layer.kind == "linear"]
-    slots = sum(layer.dense for layer in layers if layer.multiply_accumulates == 0)
+    slots = sum(layer.dense for layer in layers if layer.spiked)
     ran, tokens = found.input_rate.value, 3 * CONTEXT - 1
     verdict = [found.text, f"{found.caveat.text} Source: {found.caveat.source}."]
     if slots != STEPS * LAYERS * 12 * 256**2 * CONTEXT:

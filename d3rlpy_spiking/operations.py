@@ -111,7 +111,7 @@ def _planner(module: nn.Module, args: tuple[Any, ...], _output: Any, samples: in
     dense = (planes.numel() + steps + read) / samples
     wave = 4.0 * float(counts.sum())
     adds, products = (wiring + wave, read) if module.spiking else (wiring, steps + read)
-    return LayerCount(adds / samples, products / samples, dense=dense)
+    return LayerCount(adds / samples, products / samples, dense=dense, spiked=module.spiking)
 
 
 def _trunk(module: nn.Module, args: tuple[Any, ...], _output: Any, samples: int) -> LayerCount:

@@ -88,7 +88,7 @@ def _parts(policy: Any) -> tuple[Any, Any, Any]:
     if hasattr(policy, "action_net"):
         return policy.features_extractor, _with_parameters(policy), None
     raise UsageError(
-        f"{type(policy).__name__} is a policy of a kind that the report does not know; it knows "
+        f"{type(policy).__name__} is a policy of an unknown kind: what acts in it is known for "
         "those of TD3, DDPG, SAC, TQC, CrossQ, PPO, A2C, TRPO, MaskablePPO, RecurrentPPO, DQN, "
         "QR-DQN and ARS"
     )

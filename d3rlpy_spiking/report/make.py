@@ -22,7 +22,7 @@ from policies.energy.constants import OperationCosts, costs_named
 from policies.energy.count import OperationCount
 from policies.kernels.choice import pick
 from policies.report import Report, check_folder, save
-from policies.report.counting import mean_count
+from policies.report.counting import NORMS, mean_count
 from policies.report.fill import made_by, network_record, not_simulated
 from policies.report.machine import time_decisions
 from policies.report.run import Run
@@ -163,7 +163,7 @@ def _check(algo: Any, path: Path, env_id: str, target: float, options: dict[str,
 def _count(side: _Side) -> OperationCount:
     counts = []
     for batch in batches(side.algo, side.contexts):
-        counts.append((len(batch.masks), count_operations(side.algo, batch)))
+        counts.append((len(batch.masks), count_operations(side.algo, batch, NORMS)))
     return mean_count(counts)
 
 
@@ -181,6 +181,7 @@ def _report(
     latencies = time_decisions(
         [decider(side.algo, target, side.stream) for side in sides],
         [_runner(side) for side in sides],
+        "as_stateful_wrapper's predict of one observation",
         rounds=_ROUNDS,
         warm_up=_WARM_UP,
     )
@@ -198,7 +199,7 @@ def _report(
             side.run,
             latency,
             costs,
-            spikes=name == "spiking",
+            zeros_skipped=other.run is not None,
             simulation=not_simulated(reason),
         )
         for name, side, count, latency, reason in zip(
@@ -222,15 +223,15 @@ def _report(
             **made_by("d3rlpy"),
         },
         break_even=verdict.numbers,
+        alike=size_text(own.algo) == size_text(other.algo),
     )
 
 
 def _runner(side: _Side) -> str:
-    what = "as_stateful_wrapper's predict of one observation"
     if not spikes(side.algo):
-        return f"{what}, PyTorch"
+        return "PyTorch"
     kernel = pick(side.algo.config.kernel, torch.device(side.algo.impl.device))
-    return f"{what}, kernel={kernel!r}"
+    return f"kernel {kernel!r}"
 
 
 def _notes(own: _Side) -> list[str]:
@@ -241,5 +242,6 @@ def _notes(own: _Side) -> list[str]:
         f"Operations: of one decision that runs the whole context of {config.context_size} steps "
         f"through the network, as d3rlpy's wrapper does; mean over {len(own.contexts)} {contexts} "
         f"of those that were played. T = {config.spike_steps} spike steps. Biases, neuron updates "
-        "and activation functions are left out; critics are not counted."
+        "and activation functions are left out, batch norms folded into the linear layers beside "
+        "them; critics are not counted."
     ]

@@ -1,5 +1,6 @@
 """Episodes of a transformer, and a sample of the contexts that it decided on."""
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -71,7 +72,7 @@ def play(
         and rewards of the last episode's first steps.
 
     Raises:
-        UsageError: if an episode does not end.
+        UsageError: if an episode does not end, or a reward is NaN or infinite.
     """
     full: Sample[TransformerInput] = Sample(SAMPLE, seed)
     short: Sample[TransformerInput] = Sample(SAMPLE, seed)
@@ -99,6 +100,11 @@ def _episode(actor: Any, env: Env[Any, Any], seed: int, stream: Stream) -> tuple
             stream.append((seen, reward))
         obs, last, terminated, truncated, _ = env.step(actor.predict(seen, reward))
         reward = float(last)
+        if not math.isfinite(reward):
+            raise UsageError(
+                f"the environment gave the reward {reward} after {step} decisions of the episode "
+                f"with seed {seed}: returns need rewards that are finite; see to the environment"
+            )
         total += reward
         if terminated or truncated:
             return total, float(step)

@@ -10,6 +10,7 @@ from d3rlpy.algos import (
 )
 from d3rlpy.constants import ActionSpace
 from d3rlpy.models import VectorEncoderFactory
+from d3rlpy.models.torch.transformers import GPT2
 from d3rlpy.torch_utility import unwrap_ddp_model
 from torch import nn
 
@@ -81,7 +82,13 @@ def untrained_twin(algo: Any) -> tuple[Any, list[str]]:
 
 
 def _width(algo: Any) -> int:
-    found: int = algo.impl.network.backbone.transformer.config.width
+    """Features of a token."""
+    gpt: Any = next((part for part in network(algo).modules() if isinstance(part, GPT2)), None)
+    found: int = (
+        algo.impl.network.backbone.transformer.config.width
+        if gpt is None
+        else gpt._layer_norm.normalized_shape[0]
+    )
     return found
 
 
@@ -89,6 +96,6 @@ def size_text(algo: Any) -> str:
     """The settings that make the size."""
     config = algo.config
     return (
-        f"layers: {config.num_layers}, heads: {config.num_heads}, context: "
+        f"width: {_width(algo)}, layers: {config.num_layers}, heads: {config.num_heads}, context: "
         f"{config.context_size} steps"
     )

@@ -2,11 +2,13 @@
 
 Arithmetic alone, as everywhere in this package: at rate r of the layers' inputs, spiking costs
 
-    r * slots * accumulate + fixed * multiply-accumulate
+    r * slots * accumulate + fixed
 
-with `slots` all products of spiking linear layers at all T spike steps, and `fixed` what does not
-follow the rate: layers on real numbers, attention and norms as counted and, as an option, encoder
-and decoder. The dense network costs all its products. `DATA_MOVEMENT` says what that leaves out.
+with `slots` the accumulates of linear layers behind neurons if all their inputs fired at all T
+spike steps (weights that are 0 have none), and `fixed` what does not follow the rate: attention as
+counted, layers on real numbers and norms with all products, and as an option encoder and decoder.
+The dense network costs all its products, so that a layer which both have, say a features extractor,
+costs the same in both. `DATA_MOVEMENT` says what that leaves out.
 """
 
 from dataclasses import dataclass
@@ -14,7 +16,6 @@ from dataclasses import dataclass
 from policies.energy.constants import DEFAULT_COSTS, OperationCosts
 from policies.energy.count import OperationCount
 from policies.energy.figures import Figure
-from policies.energy.layer_count import LayerCount
 
 _CODING = ("encoder", "decoder")
 
@@ -54,7 +55,8 @@ class BreakEven:
         rate: mean firing rate of layer inputs at equal energy; 0 or less: spiking always costs
             more; 1 or more: never.
         input_rate: the mean rate of layer inputs in the run that was counted, weighted by fan-out.
-        spiking: energy of the spiking network in that run, nJ a sample.
+        spiking: energy of the spiking network in that run, zeros among real numbers charged, nJ a
+            sample.
         dense: energy of the dense network, all products, nJ a sample.
         text: the comparison in sentences.
         caveat: what published work says about data movement.
@@ -86,42 +88,35 @@ def break_even(
     Raises:
         ValueError: if no linear layer of the spiking network had spikes as input.
     """
-    spiked = [layer for layer in spiking.layers.values() if _is_spiked(layer)]
-    slots = sum(layer.dense for layer in spiked)
+    spiked = [layer for layer in spiking.layers.values() if layer.slots > 0]
+    slots = sum(layer.slots for layer in spiked)
     if slots == 0:
         raise ValueError(
-            "spiking has no linear layer whose input was spikes, so no firing rate decides its "
-            "energy; was the dense network passed in its place?"
+            "spiking has no linear layer whose input was spikes (SpikeLinear), so no firing rate "
+            "decides its energy; was the dense network passed in its place?"
         )
     spikes = sum(layer.accumulates for layer in spiked)
     fixed = OperationCount(
         {
             name: layer
             for name, layer in spiking.layers.items()
-            if not _is_spiked(layer) and (coding or layer.kind not in _CODING)
+            if layer.slots == 0 and (coding or layer.kind not in _CODING)
         }
-    ).energy(costs)
-    slot_nj = slots * costs.accumulate_pj / 1000.0
-    dense_nj = dense.dense * costs.multiply_accumulate_pj / 1000.0
-    spiking_nj = spikes * costs.accumulate_pj / 1000.0 + fixed.value
-    rate, input_rate = (dense_nj - fixed.value) / slot_nj, spikes / slots
-    charged = "encoder and decoder charged" if coding else "encoder and decoder left out"
-    priced = (
-        f"{costs.multiply_accumulate_pj:g} pJ a multiply-accumulate, {costs.accumulate_pj:g} pJ an "
-        f"accumulate ({costs.source})"
     )
+    fixed_nj = fixed.with_zeros().energy(costs).value
+    slot_nj = slots * costs.accumulate_pj / 1000.0
+    dense_nj = dense.with_zeros().energy(costs).value
+    spiking_nj = spikes * costs.accumulate_pj / 1000.0 + fixed_nj
+    rate, input_rate = (dense_nj - fixed_nj) / slot_nj, spikes / slots
+    charged = "encoder and decoder charged" if coding else "encoder and decoder left out"
     unit = "spikes per input and spike step"
     return BreakEven(
-        Figure(rate, unit, "counted", f"rate at equal energy, {charged}; {priced}"),
-        Figure(input_rate, unit, "counted", "accumulates over all products of the spiking layers"),
-        Figure(spiking_nj, "nJ", "counted", f"operations, {charged}; {priced}"),
-        Figure(dense_nj, "nJ", "counted", f"all products, zeros included; {priced}"),
+        Figure(rate, unit, "counted", f"rate at equal energy, {charged}; {costs.text}"),
+        Figure(input_rate, unit, "counted", "accumulates over those of all inputs firing"),
+        Figure(spiking_nj, "nJ", "counted", f"operations, {charged}; {costs.text}"),
+        Figure(dense_nj, "nJ", "counted", f"all products, zeros included; {costs.text}"),
         _text(rate, input_rate, spiking_nj / dense_nj if dense_nj else float("inf")),
     )
-
-
-def _is_spiked(layer: LayerCount) -> bool:
-    return layer.kind == "linear" and layer.dense > 0 and layer.multiply_accumulates == 0
 
 
 def _text(rate: float, input_rate: float, ratio: float) -> str:

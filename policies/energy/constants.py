@@ -26,6 +26,19 @@ class OperationCosts:
     accumulate_pj: float
     source: str
 
+    @property
+    def text(self) -> str:
+        """The constants in words."""
+        return (
+            f"{self.multiply_accumulate_pj:g} pJ a multiply-accumulate, {self.accumulate_pj:g} pJ "
+            f"an accumulate ({self.source})"
+        )
+
+    def energy_nj(self, accumulates: float, multiply_accumulates: float) -> float:
+        """Energy of so many operations, nJ."""
+        multiply = multiply_accumulates * self.multiply_accumulate_pj
+        return (multiply + accumulates * self.accumulate_pj) / 1000.0
+
 
 def _costs(name: str, multiply: float, add: float, source: str) -> OperationCosts:
     return OperationCosts(name, round(multiply + add, 6), add, source)

@@ -13,7 +13,7 @@ These are counts, not energy: they say nothing about data movement.
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import torch
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from policies.energy.constants import DEFAULT_COSTS, OperationCosts
 from policies.energy.figures import Figure
 from policies.energy.layer_count import LayerCount, Rule
-from policies.energy.population_rules import POPULATION_RULES
+from policies.energy.population_rules import POPULATION_RULES, READOUTS, value_readout
 from policies.energy.torch_rules import TORCH_RULES, batch_norm, is_batch_norm, is_foldable
 from policies.energy.transformer_rules import TRANSFORMER_RULES, folded
 from policies.energy.unruled import Unruled
@@ -62,17 +62,13 @@ class OperationCount:
 
     def energy(self, costs: OperationCosts = DEFAULT_COSTS) -> Figure:
         """Energy of the counted arithmetic, nJ a sample: no memory, no neuron updates."""
-        value = (
-            self.multiply_accumulates * costs.multiply_accumulate_pj
-            + self.accumulates * costs.accumulate_pj
-        )
-        return Figure(
-            value / 1000.0,
-            "nJ",
-            "counted",
-            f"operations x {costs.multiply_accumulate_pj:g} pJ a multiply-accumulate and "
-            f"{costs.accumulate_pj:g} pJ an accumulate ({costs.source})",
-        )
+        value = costs.energy_nj(self.accumulates, self.multiply_accumulates)
+        return Figure(value, "nJ", "counted", f"operations x {costs.text}")
+
+    def with_zeros(self) -> "OperationCount":
+        """As if zeros among real numbers cost as well: see `LayerCount.with_zeros`."""
+        layers = {name: layer.with_zeros() for name, layer in self.layers.items()}
+        return replace(self, layers=layers)
 
     @property
     def energy_nj(self) -> float:
@@ -127,11 +123,7 @@ def count_operations(
     counts: dict[str, LayerCount] = {}
     handles = []
     table = {**(rules or {}), **TRANSFORMER_RULES, **POPULATION_RULES, **TORCH_RULES}
-    found = {
-        module: rule
-        for module in model.modules()
-        if (rule := _rule(module, table, norms == "folded")) is not None
-    }
+    found = _rules(model, table, norms == "folded")
     for name, module in model.named_modules():
         if module in found:
             hook = _hook(name, counts, samples, found[module])
@@ -177,6 +169,20 @@ def first_tensor(inputs: Any) -> Tensor:
     if inputs.shape[0] == 0:
         raise ValueError("inputs must hold at least one sample to average over, got a batch of 0")
     return inputs
+
+
+def _rules(
+    model: nn.Module, table: Mapping[type[nn.Module], Rule], fold: bool
+) -> dict[nn.Module, Rule]:
+    """The rule of each module that has one."""
+    found: dict[nn.Module, Rule] = {}
+    for module in model.modules():
+        # A readout's layers, which stand behind it, were found with it.
+        if module not in found and (rule := _rule(module, table, fold)) is not None:
+            found[module] = rule
+        if isinstance(module, READOUTS):
+            found |= dict.fromkeys(module.children(), value_readout)
+    return found
 
 
 def _rule(module: nn.Module, table: Mapping[type[nn.Module], Rule], fold: bool) -> Rule | None:

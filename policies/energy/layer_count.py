@@ -1,7 +1,7 @@
 """What counting one layer's operations gives, and the form of a rule that counts them."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -25,6 +25,10 @@ class LayerCount:
     kind: LayerKind = "other"
     # calls of the layer in one forward
     calls: int = 1
+    # its input is what neurons fired: zeros in it are spikes that did not come, and cost nothing
+    spiked: bool = False
+    # of a linear layer on spikes: accumulates if every input fired at every step
+    slots: float = 0.0
 
     def __add__(self, other: "LayerCount") -> "LayerCount":
         """Counts of a layer that runs again in one forward; its firing rate is the mean."""
@@ -41,7 +45,18 @@ class LayerCount:
             self.dense + other.dense,
             self.kind,
             self.calls + other.calls,
+            self.spiked,
+            self.slots + other.slots,
         )
+
+    def with_zeros(self) -> "LayerCount":
+        """As if a zero cost what any real number costs; spikes that did not come cost nothing.
+
+        A layer on real numbers then costs the same in a spiking network as in a dense one.
+        """
+        if self.spiked:
+            return self
+        return replace(self, accumulates=0.0, multiply_accumulates=self.dense)
 
 
 # (module, its inputs, its output, samples) -> operations of that call, mean a sample.

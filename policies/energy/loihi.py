@@ -78,6 +78,7 @@ def simulate_on_loihi(
     *,
     decisions: int = 32,
     timeout: float = 300.0,
+    deterministic: bool = False,
 ) -> LoihiResult:
     """Simulate an actor's decisions on one Loihi chip.
 
@@ -89,6 +90,7 @@ def simulate_on_loihi(
         observations: [B, obs_dim] as the actor takes them.
         decisions: how many of them are simulated: if there are more, that many evenly spaced.
         timeout: s, for SANA-FE's process.
+        deterministic: a Poisson encoder does not draw, as in a deterministic `predict`.
 
     Returns:
         means over the decisions.
@@ -104,7 +106,8 @@ def simulate_on_loihi(
     check_installed()
     rows = _checked(actor, observations, decisions, timeout)
     network = chip_network(actor)
-    trains = [_by_decision(train) for train in spike_trains(actor, rows)]
+    found = spike_trains(actor, rows, deterministic=deterministic)
+    trains = [_by_decision(train) for train in found]
     arrays: dict[str, NDArray[np.generic]] = {**network.arrays, "spikes": trains[0]}
     version, runs = run_worker(network.header, arrays, timeout)
     return _result(network, trains, version, runs)

@@ -57,10 +57,12 @@ class ChipNetwork:
 
 
 @torch.no_grad()
-def spike_trains(actor: PopulationBody, observations: Tensor) -> list[Tensor]:
+def spike_trains(
+    actor: PopulationBody, observations: Tensor, *, deterministic: bool = False
+) -> list[Tensor]:
     """Spikes of the encoder and of each layer, [T, B, N] each, on the actor's device.
 
-    Poisson draws leave torch's global generator as it was.
+    Poisson draws leave torch's global generator as it was; a deterministic pass has none.
 
     Raises:
         ValueError: if an activation or a membrane is NaN or infinite.
@@ -70,7 +72,7 @@ def spike_trains(actor: PopulationBody, observations: Tensor) -> list[Tensor]:
     with evaluating(actor), torch.random.fork_rng(devices):
         if actor.normalizer is not None:
             obs = actor.normalizer(obs)
-        trains: list[Tensor] = [actor.encoder(obs)]
+        trains: list[Tensor] = [actor.encoder(obs, deterministic)]
         if not torch.isfinite(trains[0]).all():
             raise ValueError(
                 "observations must be finite, and finite behind the actor's normalizer and "

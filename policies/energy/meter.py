@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal
 
-Kind = Literal["measured", "estimated"]
+ReadingKind = Literal["measured", "estimated"]
 
 # CodeCarbon's names for how it knows the processor's energy.
 _CPU_COUNTERS = {"intel_rapl": "RAPL", "windows_emi": "Windows EMI"}
@@ -49,7 +49,7 @@ class EnergyReading:
     """
 
     kwh: float | None
-    kind: Kind | None
+    kind: ReadingKind | None
     method: str
 
     def __post_init__(self) -> None:
@@ -173,7 +173,7 @@ class _Part:
 
     name: str
     kwh: float
-    kind: Kind | None
+    kind: ReadingKind | None
     source: str
 
 
@@ -228,14 +228,16 @@ def _parts(tracker: Any) -> list[_Part]:
         elif name == "GPU":
             devices = {type(device).__name__ for device in hardware.devices.devices}
             known = sorted(_GPU_COUNTERS[device] for device in devices & set(_GPU_COUNTERS))
-            kind: Kind | None = "measured" if known and devices <= set(_GPU_COUNTERS) else None
+            kind: ReadingKind | None = (
+                "measured" if known and devices <= set(_GPU_COUNTERS) else None
+            )
             parts.append(_Part("GPU", data.gpu_energy, kind, " and ".join(known)))
         elif name == "RAM":
             parts.append(_Part("memory", data.ram_energy, "estimated", "its size"))
     return sorted(parts, key=lambda part: part.name)
 
 
-def _cpu_source(hardware: Any) -> tuple[Kind | None, str]:
+def _cpu_source(hardware: Any) -> tuple[ReadingKind | None, str]:
     mode = hardware._mode
     if mode in _CPU_COUNTERS:
         return "measured", _CPU_COUNTERS[mode]

@@ -70,17 +70,20 @@ def neurobench_metrics(model: nn.Module, *inputs: Any) -> dict[str, Any]:
     run = _Run(first.shape[0])
     with evaluating(model, first), run.watching(model):
         model(*inputs)
-    metrics: dict[str, Any] = {
-        "Footprint": sum(
-            x.numel() * x.element_size() for x in (*model.parameters(), *model.buffers())
-        ),
-        "ParameterCount": sum(x.numel() for x in model.parameters()),
-    }
+    parameters, footprint = size_of(model)
+    metrics: dict[str, Any] = {"Footprint": footprint, "ParameterCount": parameters}
     weights = _weights(model)
     if weights:
         zeros = sum(int((weight == 0).sum()) for weight in weights)
         metrics["ConnectionSparsity"] = round(zeros / sum(w.numel() for w in weights), 4)
     return metrics | run.metrics()
+
+
+def size_of(model: nn.Module) -> tuple[int, int]:
+    """ParameterCount and Footprint."""
+    parts = (*model.parameters(), *model.buffers())
+    footprint = sum(part.numel() * part.element_size() for part in parts)
+    return sum(parameter.numel() for parameter in model.parameters()), footprint
 
 
 def _weights(model: nn.Module) -> list[Tensor]:

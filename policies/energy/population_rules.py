@@ -6,18 +6,27 @@
     PopulationDecoder   rate: one product an output neuron that fired, since its spikes are counted
                         first and the count meets its weight once; membrane: one addition a spike
     PopulationReadout   one product an active neuron
+    ValueReadout        one product an active neuron and value, and one for the level
+    SpikeLinear         as any linear layer
 
 Factors that belong into weights cost nothing: 1 / T of a rate, the gain of ValueReadout.
 """
 
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
 
+from policies.actor import SpikeLinear
 from policies.energy.layer_count import LayerCount, Rule, is_binary, products
+from policies.energy.torch_rules import linear, spiked
 from policies.neurons import LIF, CurrentLIF
 from policies.normalizer import RunningNormalizer
 from policies.population import PopulationDecoder, PopulationEncoder, PopulationReadout
+from policies.value import ValueReadout
+
+# Their linear layers count as decoders.
+READOUTS = (ValueReadout,)
 
 
 def _normalizer(
@@ -43,8 +52,23 @@ def _readout(module: nn.Module, args: tuple[Any, ...], _output: Any, samples: in
         x = x.sum(dim=0)  # spikes, [T, B, N] -> counts
     effective, dense = products(x, weight) / samples, x.numel() / samples
     if membrane:
-        return LayerCount(accumulates=effective, dense=dense, kind="decoder")
-    return LayerCount(multiply_accumulates=effective, dense=dense, kind="decoder")
+        return LayerCount(accumulates=effective, dense=dense, kind="decoder", spiked=True)
+    return LayerCount(multiply_accumulates=effective, dense=dense, kind="decoder", spiked=True)
+
+
+def value_readout(
+    module: nn.Module, args: tuple[Any, ...], output: Any, samples: int
+) -> LayerCount:
+    """A linear layer of a ValueReadout, on the rates of a population."""
+    return replace(linear(module, args, output, samples), kind="decoder", spiked=True)
+
+
+def _spike_linear(
+    module: nn.Module, args: tuple[Any, ...], output: Any, samples: int
+) -> LayerCount:
+    assert isinstance(module, SpikeLinear)
+    rule = linear if module.real_input else spiked
+    return rule(module, args, output, samples)
 
 
 def _neurons(_module: nn.Module, _args: tuple[Any, ...], output: Any, _samples: int) -> LayerCount:
@@ -55,6 +79,7 @@ POPULATION_RULES: dict[type[nn.Module], Rule] = {
     RunningNormalizer: _normalizer,
     PopulationEncoder: _encoder,
     PopulationReadout: _readout,
+    SpikeLinear: _spike_linear,
     LIF: _neurons,
     CurrentLIF: _neurons,
 }

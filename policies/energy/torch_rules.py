@@ -14,6 +14,7 @@ norms           batch norm on running statistics one product a value; others two
 Embedding       nothing: a row is looked up
 """
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -27,11 +28,23 @@ from policies.energy.layer_count import LayerCount, Rule, on_input, products
 _GATE_PRODUCTS = {nn.LSTM: 3, nn.GRU: 3, nn.RNN: 0, nn.LSTMCell: 3, nn.GRUCell: 3, nn.RNNCell: 0}
 
 
-def _linear(module: nn.Module, args: tuple[Any, ...], _output: Any, samples: int) -> LayerCount:
+def linear(module: nn.Module, args: tuple[Any, ...], _output: Any, samples: int) -> LayerCount:
+    """A linear layer, whatever its input."""
     assert isinstance(module, nn.Linear)
     x: Tensor = args[0]
     dense = x.numel() * module.out_features / samples
     return on_input(x, products(x, module.weight) / samples, dense, "linear")
+
+
+def spiked(module: nn.Module, args: tuple[Any, ...], output: Any, samples: int) -> LayerCount:
+    """A linear layer that is fed by neurons."""
+    assert isinstance(module, nn.Linear)
+    count = linear(module, args, output, samples)
+    if count.multiply_accumulates:
+        return count  # someone fed it something else
+    calls = args[0].numel() / module.in_features
+    slots = calls * float((module.weight != 0).sum()) / samples
+    return replace(count, spiked=True, slots=slots)
 
 
 def _convolution(
@@ -168,7 +181,7 @@ def _nothing(_module: nn.Module, _args: tuple[Any, ...], _output: Any, _samples:
 
 
 TORCH_RULES: dict[type[nn.Module], Rule] = {
-    nn.Linear: _linear,
+    nn.Linear: linear,
     nn.Conv1d: _convolution,
     nn.Conv2d: _convolution,
     nn.Conv3d: _convolution,

@@ -29,8 +29,9 @@ from policies.attention import (
     visible,
 )
 from policies.energy.layer_count import LayerCount, Rule
-from policies.energy.torch_rules import batch_norm, norm_count
+from policies.energy.torch_rules import batch_norm, norm_count, spiked
 from policies.normalization import PTBN, TdBN
+from policies.transformer import SpikeLinear
 
 
 def _scored(module: nn.Module, args: tuple[Any, ...], _output: Any, samples: int) -> LayerCount:
@@ -54,6 +55,7 @@ def _scored(module: nn.Module, args: tuple[Any, ...], _output: Any, samples: int
         multiply_accumulates=scaled / samples,
         dense=dense / samples,
         kind="attention",
+        spiked=True,
     )
 
 
@@ -65,7 +67,9 @@ def _positional(module: nn.Module, args: tuple[Any, ...], _output: Any, samples:
     steps, batch, length, features = args[0].shape
     dense = steps * batch * features * _pairs(length, module.window)
     adds = float(ones(*args).double().sum())
-    return LayerCount(accumulates=adds / samples, dense=dense / samples, kind="attention")
+    return LayerCount(
+        accumulates=adds / samples, dense=dense / samples, kind="attention", spiked=True
+    )
 
 
 def _pairs(length: int, window: int) -> int:
@@ -90,6 +94,7 @@ TRANSFORMER_RULES: dict[type[nn.Module], Rule] = {
     TemporalAttention: _scored,
     SoftmaxAttention: _scored,
     PositionalAttention: _positional,
+    SpikeLinear: spiked,
     TdBN: batch_norm,
     PTBN: _ptbn,
 }

@@ -4,16 +4,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from policies.energy.constants import OperationCosts
-from policies.energy.count import OperationCount, count_operations
+from policies.energy.count import Norms, OperationCount, count_operations, first_tensor
 from policies.energy.figures import Figure
 from policies.energy.layer_count import LayerCount, Rule
 from policies.report.records import Absent, Energy, LayerRecord
 from policies.report.statistics import Summary
 
 SKIPPED, ALL = "zeros skipped", "all products"
+# In both networks: some algorithms give a dense policy batch norms that its spiking one lacks.
+NORMS: Norms = "folded"
 
 
 def count_batches(
@@ -21,7 +23,7 @@ def count_batches(
     batches: Iterable[tuple[Any, ...]],
     rules: Mapping[type[nn.Module], Rule] | None = None,
 ) -> OperationCount:
-    """Count a network's operations on batches of inputs, mean a sample.
+    """Count a network's operations on batches of inputs, mean a sample; batch norms are folded.
 
     Args:
         network: its forward takes the inputs of a batch.
@@ -33,7 +35,8 @@ def count_batches(
     """
     found: list[tuple[int, OperationCount]] = []
     for inputs in batches:
-        found.append((_samples(inputs[0]), count_operations(network, *inputs, rules=rules)))
+        count = count_operations(network, *inputs, rules=rules, norms=NORMS)
+        found.append((len(first_tensor(inputs)), count))
     return mean_count(found)
 
 
@@ -52,12 +55,6 @@ def mean_count(found: Sequence[tuple[int, OperationCount]]) -> OperationCount:
     return OperationCount({name: _mean(name, weighted) for name in names}, tuple(uncounted))
 
 
-def _samples(first: Any) -> int:
-    while not isinstance(first, Tensor):
-        first = next(iter(first.values() if isinstance(first, Mapping) else first))
-    return len(first)
-
-
 def _mean(name: str, weighted: list[tuple[float, OperationCount]]) -> LayerCount:
     parts = [(share, count.layers[name]) for share, count in weighted if name in count.layers]
     rates = [(share, part.firing_rate) for share, part in parts if part.firing_rate is not None]
@@ -66,21 +63,28 @@ def _mean(name: str, weighted: list[tuple[float, OperationCount]]) -> LayerCount
         accumulates=sum(share * part.accumulates for share, part in parts),
         multiply_accumulates=sum(share * part.multiply_accumulates for share, part in parts),
         dense=sum(share * part.dense for share, part in parts),
+        slots=sum(share * part.slots for share, part in parts),
         firing_rate=sum(share * rate for share, rate in rates) if rates else None,
     )
 
 
 def layer_records(count: OperationCount, *, zeros_skipped: bool) -> tuple[LayerRecord, ...]:
-    """A record of each layer that computes or fires; without zeros skipped, all products count."""
+    """A record of each layer that computes or fires.
+
+    Args:
+        count: of a decision.
+        zeros_skipped: False: all products of real numbers count, see `OperationCount.with_zeros`.
+    """
     records = []
-    for name, layer in count.layers.items():
+    shown = count if zeros_skipped else count.with_zeros()
+    for name, layer in shown.layers.items():
         if layer.dense == 0 and layer.firing_rate is None:
             continue  # looks something up
         records.append(
             LayerRecord(
                 name,
-                layer.accumulates if zeros_skipped else 0.0,
-                layer.multiply_accumulates if zeros_skipped else layer.dense,
+                layer.accumulates,
+                layer.multiply_accumulates,
                 layer.dense,
                 layer.firing_rate,
                 layer.kind,
@@ -90,42 +94,35 @@ def layer_records(count: OperationCount, *, zeros_skipped: bool) -> tuple[LayerR
 
 
 def counted_energies(
-    layers: Iterable[LayerRecord],
+    count: OperationCount,
     costs: OperationCosts,
     lengths: Summary | Absent,
     *,
+    trained: bool,
     zeros_skipped: bool,
-    spikes: bool,
 ) -> tuple[Energy, ...]:
     """Counted energy of a decision and of an episode.
 
     Args:
-        layers: what was counted.
+        count: of a decision.
         costs: energy of an operation.
         lengths: decisions of an episode.
-        zeros_skipped: whether products with a zero were left out.
-        spikes: whether the network spikes.
+        trained: whether the network's zeros mean something.
+        zeros_skipped: whether the page's other counts skip them.
 
     Returns:
-        a row with zeros skipped, where that is known; for a network without spikes also one with
-        all its products.
+        a row with all products of real numbers and, for a trained network, one with zeros skipped;
+        first the one that the page's other counts agree with.
     """
-    found = tuple(layers)
-    method = (
-        f"operations x {costs.multiply_accumulate_pj:g} pJ a multiply-accumulate and "
-        f"{costs.accumulate_pj:g} pJ an accumulate ({costs.source})"
-    )
-    rows = []
-    if zeros_skipped:
-        rows.append(_row(SKIPPED, sum(layer.energy_nj(costs) for layer in found), method, lengths))
-    if not spikes:
-        every = sum(layer.dense for layer in found) * costs.multiply_accumulate_pj / 1000.0
-        rows.append(_row(ALL, every, method, lengths))
-    return tuple(rows)
+    every = count.with_zeros().energy(costs)
+    rows = [_row(ALL, every, "zeros among real numbers charged, missing spikes not", lengths)]
+    if trained:
+        rows.append(_row(SKIPPED, count.energy(costs), "zeros skipped", lengths))
+    return tuple(reversed(rows) if zeros_skipped else rows)
 
 
-def _row(label: str, nj: float, method: str, lengths: Summary | Absent) -> Energy:
-    decision = Figure(nj, "nJ", "counted", method)
+def _row(label: str, energy: Figure, what: str, lengths: Summary | Absent) -> Energy:
+    decision = replace(energy, method=f"{energy.method}; {what}")
     return Energy("counted", label, decision, times_length(decision, lengths))
 
 
@@ -135,10 +132,3 @@ def times_length(decision: Figure, lengths: Summary | Absent) -> Figure | Absent
         return lengths
     method = f"{decision.method}; x {lengths.mean:g} decisions an episode"
     return Figure(decision.value * lengths.mean, decision.unit, decision.kind, method)
-
-
-def size_of(network: nn.Module) -> tuple[int, int]:
-    """NeuroBench's ParameterCount and Footprint, bytes of parameters and buffers."""
-    parameters, buffers = list(network.parameters()), list(network.buffers())
-    footprint = sum(part.numel() * part.element_size() for part in parameters + buffers)
-    return sum(parameter.numel() for parameter in parameters), footprint

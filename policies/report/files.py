@@ -4,14 +4,11 @@ import json
 import tempfile
 from pathlib import Path
 
-from policies.files import write_atomically
 from policies.report.html import to_html
 from policies.report.layout import layout
 from policies.report.markdown import to_markdown
 from policies.report.plots import check_matplotlib, to_png
 from policies.report.records import Report
-
-NAMES = ("report.md", "report.json", "report.html", "report.png")
 
 
 def check_folder(folder: Path) -> None:
@@ -34,7 +31,7 @@ def check_folder(folder: Path) -> None:
 
 
 def save(report: Report, folder: Path) -> str:
-    """Write report.md, .json, .html and .png, each whole or not at all.
+    """Write report.md, .json, .html and .png, which replace older ones when all are there.
 
     Returns:
         the Markdown.
@@ -51,13 +48,11 @@ def save(report: Report, folder: Path) -> str:
         "report.html": to_html(page).encode(),
         "report.png": to_png(page),
     }
-    for name, data in content.items():
-        _write(folder / name, data)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder {folder} to write a report in")
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".report.") as beside:
+        for name, data in content.items():
+            (Path(beside) / name).write_bytes(data)
+        for name in content:
+            (Path(beside) / name).replace(folder / name)
     return markdown
-
-
-def _write(path: Path, data: bytes) -> None:
-    def write(name: str) -> None:
-        Path(name).write_bytes(data)
-
-    write_atomically(str(path), write)

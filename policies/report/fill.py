@@ -7,7 +7,8 @@ from torch import nn
 
 from policies.energy.constants import OperationCosts
 from policies.energy.count import OperationCount
-from policies.report.counting import counted_energies, layer_records, size_of
+from policies.energy.metrics import size_of
+from policies.report.counting import counted_energies, layer_records
 from policies.report.machine import machine_energy, no_machine_energy
 from policies.report.records import Absent, Energy, Latency, NetworkRecord
 from policies.report.run import Run
@@ -26,7 +27,7 @@ def network_record(
     latency: Latency,
     costs: OperationCosts,
     *,
-    spikes: bool,
+    zeros_skipped: bool,
     simulation: Energy,
 ) -> NetworkRecord:
     """The record of a network.
@@ -36,10 +37,11 @@ def network_record(
         source: its file, or how it was made.
         network: the part that acts.
         count: of a decision.
-        run: its episodes; None for an untrained twin, of which all products count.
+        run: its episodes; None for an untrained twin.
         latency: of a decision.
         costs: energy of an operation.
-        spikes: whether it is the spiking one.
+        zeros_skipped: whether products with a 0 among real numbers are left out: the same for both
+            networks of a page, and False if one of them is untrained.
         simulation: its simulated energy, or why there is none.
     """
     returns: Summary | Absent = Absent(UNTRAINED)
@@ -50,8 +52,8 @@ def network_record(
         decisions, episodes = round(sum(run.lengths)), len(run.lengths)
         machine = machine_energy(run.reading, run.estimate, decisions, episodes, run.seconds)
     trained = run is not None
-    layers = layer_records(count, zeros_skipped=trained)
-    counted = counted_energies(layers, costs, lengths, zeros_skipped=trained, spikes=spikes)
+    layers = layer_records(count, zeros_skipped=zeros_skipped)
+    counted = counted_energies(count, costs, lengths, trained=trained, zeros_skipped=zeros_skipped)
     parameters, footprint = size_of(network)
     return NetworkRecord(
         title=title if trained else f"{title}, untrained",
@@ -62,7 +64,7 @@ def network_record(
         parameters=parameters,
         footprint=footprint,
         layers=layers,
-        zeros_skipped=trained,
+        zeros_skipped=zeros_skipped,
         energies=(*counted, simulation, *machine),
         uncounted=count.uncounted,
     )

@@ -38,6 +38,7 @@ def _with_neurons(layers: Sequence[LayerRecord]) -> list[LayerRecord]:
 
 
 def _sum(name: str, parts: Sequence[LayerRecord]) -> LayerRecord:
+    """Layers as one; its firing rate is the mean over layers, whatever their sizes."""
     rates = [part.firing_rate for part in parts if part.firing_rate is not None]
     return LayerRecord(
         name,

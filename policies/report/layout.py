@@ -8,11 +8,13 @@ from policies.report.grouping import grouped
 from policies.report.page import Page, Section, Table, Tile
 from policies.report.pictures import panels
 from policies.report.records import Absent, Energy, LayerRecord, NetworkRecord, Report
-from policies.report.statistics import Summary
+from policies.report.statistics import FEW, RESAMPLES, Summary
 from policies.report.text import NOTHING, interval, known, number, percent, size, spread, times
 
 # A page has room for that many layers of a network; the JSON file has them all.
 MOST_LAYERS = 12
+_SAME = "Beside the dense network with the same hidden layers"
+_OTHER = "Beside a dense network of another size"
 
 
 def layout(report: Report) -> Page:
@@ -24,7 +26,11 @@ def layout(report: Report) -> Page:
         subtitle=report.facts.get("subtitle", ""),
         tiles=_tiles(report),
         panels=panels(report, shown[0]),
-        tables=(_comparison(spiking, dense), _energy(spiking, dense), _layers(report, *shown)),
+        tables=(
+            _comparison(_SAME if report.alike else _OTHER, spiking, dense),
+            _energy(spiking, dense),
+            _layers(report, *shown),
+        ),
         sections=_sections(report),
     )
 
@@ -33,20 +39,22 @@ def _tiles(report: Report) -> tuple[Tile, ...]:
     spiking, dense = report.spiking, report.dense
     tiles = []
     if isinstance(spiking.returns, Summary):
-        detail = f"95 % interval: {interval(spiking.returns)}"
+        episodes = len(spiking.returns.values)
+        detail = f"95 % interval: {interval(spiking.returns)}, n = {episodes}"
         tiles.append(Tile("mean return", number(spiking.returns.mean), detail))
     own, other = spiking.counted(), dense.counted()
     if own is not None:
         beside = "" if other is None else f"dense: {known(other)}"
         tiles.append(Tile("counted energy, a decision", known(own), beside))
     if own is not None and other is not None and other.value > 0:
-        what = "zeros skipped in both" if dense.zeros_skipped else "of all its products"
+        what = "zeros skipped in both" if dense.zeros_skipped else "all products in both"
         ratio = f"{number(own.value / other.value, 3)} x"
         tiles.append(Tile("energy beside the dense twin", ratio, what))
     rates = [layer.firing_rate for layer in spiking.layers if layer.firing_rate is not None]
     if rates:
         detail = f"{percent(min(rates))} to {percent(max(rates))} by layer"
-        tiles.append(Tile("mean firing rate", percent(sum(rates) / len(rates)), detail))
+        mean = percent(sum(rates) / len(rates))
+        tiles.append(Tile("firing rate, mean over layers", mean, detail))
     tiles.append(
         Tile(
             "latency of a decision, here",
@@ -57,30 +65,41 @@ def _tiles(report: Report) -> tuple[Tile, ...]:
     return tuple(tiles)
 
 
-def _comparison(spiking: NetworkRecord, dense: NetworkRecord) -> Table:
+def _comparison(title: str, spiking: NetworkRecord, dense: NetworkRecord) -> Table:
     def row(label: str, *texts: str) -> tuple[str, ...]:
         return (label, *texts)
 
     both = (spiking, dense)
     rows = [
         row("return, mean (sd)", *(spread(network.returns) for network in both)),
-        row("95 % confidence interval of the mean", *(interval(n.returns) for n in both)),
+        row("95 % interval of the mean, by bootstrap", *(interval(n.returns) for n in both)),
         row("decisions an episode, mean (sd)", *(_or_dash(n.lengths) for n in both)),
-        row("latency of a decision, median (quartiles)", *(times(n.latency) for n in both)),
+        row("latency of a decision, median (quartiles)", *(_latency(n) for n in both)),
         row("parameters", *(f"{network.parameters:,}" for network in both)),
         row("bytes of parameters and buffers", *(size(network.footprint) for network in both)),
         row("accumulates a decision", *(number(network.accumulates) for network in both)),
         row("multiply-accumulates a decision", *(number(n.multiply_accumulates) for n in both)),
-        row("all products, zeros included", *(number(network.dense) for network in both)),
+        row(
+            "products at all spike steps, zeros included",
+            *(number(network.dense) for network in both),
+        ),
     ]
-    note = f"{dense.title}: {dense.source}."
+    note = f"{spiking.title}: {spiking.source}. {dense.title}: {dense.source}, "
+    note += (
+        f"{number(dense.parameters / spiking.parameters, 3)} times the spiking one's parameters."
+    )
     if not dense.zeros_skipped:
         note += (
-            " Its multiply-accumulates are all its products: zeros of an untrained network mean "
-            "nothing."
+            " Multiply-accumulates are all products of real numbers in both networks: zeros of an "
+            "untrained one mean nothing."
         )
     columns = ("", spiking.title, dense.title)
-    return Table("Beside the dense network of the same size", columns, tuple(rows), note=note)
+    return Table(title, columns, tuple(rows), note=note)
+
+
+def _latency(network: NetworkRecord) -> str:
+    runner = network.latency.runner
+    return f"{times(network.latency)}, {runner}" if runner else times(network.latency)
 
 
 def _or_dash(value: Summary | Absent) -> str:
@@ -132,8 +151,10 @@ def _layers(report: Report, spiking: Sequence[LayerRecord], dense: Sequence[Laye
         "network", "layer", "firing rate", "accumulates", "multiply-accumulates", "all products",
         "energy",
     )  # fmt: skip
-    note = "Mean of a decision. Neurons stand with the layer before them, "
-    note += "report.json lists every module."
+    note = (
+        "Mean of a decision. Neurons stand with the layer before them; the firing rate of several "
+        "layers is the mean over them. report.json lists every module."
+    )
     return Table("Operations by layer", columns, tuple(rows), (1,), note)
 
 
@@ -145,6 +166,7 @@ def _sections(report: Report) -> tuple[Section, ...]:
                 f"{network.title}: no counting rule covers {', '.join(network.uncounted)}; the "
                 "counts leave them out."
             )
+    notes += _intervals(report)
     latency = report.spiking.latency.median
     notes.append(f"Latency: {latency.kind}, {latency.method}. {_dense_latency(report)}")
     facts = tuple(f"{name}: {value}" for name, value in report.facts.items() if name != "subtitle")
@@ -155,6 +177,21 @@ def _sections(report: Report) -> tuple[Section, ...]:
         Section("How this page was made", facts),
     )
     return tuple(section for section in sections if section.sentences)
+
+
+def _intervals(report: Report) -> list[str]:
+    """How the intervals of returns were made."""
+    found = [n.returns for n in (report.spiking, report.dense) if isinstance(n.returns, Summary)]
+    episodes = [len(returns.values) for returns in found if returns.low is not None]
+    if not episodes:
+        return []
+    text = (
+        f"Interval of the mean: percentile bootstrap, {RESAMPLES:,} resamples of "
+        f"{' and '.join(str(n) for n in dict.fromkeys(episodes))} episodes."
+    )
+    if min(episodes) < FEW:
+        text += f" Of fewer than {FEW} episodes it is too narrow: pass more with --episodes."
+    return [text]
 
 
 def _dense_latency(report: Report) -> str:

@@ -20,7 +20,8 @@ MACHINE = "whole machine"
 
 def time_decisions(
     deciders: Sequence[Callable[[], object]],
-    methods: Sequence[str],
+    runners: Sequence[str],
+    what: str,
     *,
     rounds: int = ROUNDS,
     warm_up: int = WARM_UP,
@@ -29,7 +30,8 @@ def time_decisions(
 
     Args:
         deciders: each call takes one decision.
-        methods: what runs each of them.
+        runners: what runs each of them, in a few words.
+        what: what a call is.
         rounds: decisions of each that are timed.
         warm_up: decisions of each before that.
     """
@@ -42,14 +44,16 @@ def time_decisions(
             if turn >= warm_up:
                 found.append(end - start)
     latencies = []
-    for found, method in zip(seconds, methods, strict=True):
+    for found, runner in zip(seconds, runners, strict=True):
         text = (
             f"time.perf_counter around one decision, {rounds} after {warm_up} to warm up; "
-            f"{method}; {torch.get_num_threads()} thread(s) on {cpu_name()}"
+            f"{what}, {runner}; {torch.get_num_threads()} thread(s) on {cpu_name()}"
         )
-        low, median, high = np.quantile(found, [0.25, 0.5, 0.75]).tolist()
-        figures = [Figure(1e6 * value, "us", "measured", text) for value in (median, low, high)]
-        latencies.append(Latency(*figures))
+        low, median, high = (
+            Figure(1e6 * value, "us", "measured", text)
+            for value in np.quantile(found, [0.25, 0.5, 0.75]).tolist()
+        )
+        latencies.append(Latency(median, low, high, runner))
     return latencies
 
 

@@ -42,7 +42,7 @@ def _section(section: Section) -> str:
 
 
 def _plain(text: str) -> str:
-    """One line, and nothing in it that Markdown would take for HTML or emphasis."""
-    for mark in ("\\", "`", "*", "_", "<"):
+    """One line, and nothing in it that Markdown would take for HTML, emphasis or a link."""
+    for mark in ("\\", "`", "*", "_", "<", "[", "]"):
         text = text.replace(mark, "\\" + mark)
     return " ".join(text.split())

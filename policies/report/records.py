@@ -43,17 +43,17 @@ class LayerRecord:
 
     def energy_nj(self, costs: OperationCosts) -> float:
         """Energy of its counted operations, nJ."""
-        multiply = self.multiply_accumulates * costs.multiply_accumulate_pj
-        return (multiply + self.accumulates * costs.accumulate_pj) / 1000.0
+        return costs.energy_nj(self.accumulates, self.multiply_accumulates)
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Wall-clock time of one decision: median and quartiles."""
+    """Wall-clock time of one decision: median and quartiles, and in a few words what ran it."""
 
     median: Figure
     low: Figure
     high: Figure
+    runner: str = ""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Energy:
 
     Attributes:
         kind: how it is known; rows of different kinds never add up.
-        label: what it covers, for instance "operations, zeros skipped".
+        label: what it covers, for instance "zeros skipped".
         decision: of one decision, or why not.
         episode: of one episode, or why not.
 
@@ -98,10 +98,11 @@ class NetworkRecord:
         parameters: NeuroBench's ParameterCount, of the acting network.
         footprint: NeuroBench's Footprint: bytes of parameters and buffers.
         layers: in data-flow order, encoder and decoder among them.
-        zeros_skipped: whether products with a zero are left out of the counts; not so for an
-            untrained network, whose zeros mean nothing.
-        energies: the same kinds and labels in every network of a report.
-        uncounted: types of modules that no counting rule covers.
+        zeros_skipped: whether products with a zero among real numbers are left out of the counts;
+            the same in both networks of a report, and not so if one is untrained: its zeros mean
+            nothing.
+        energies: rows that share kind and label in both networks compare; either may have more.
+        uncounted: modules that no counting rule covers, as "name (type)".
     """
 
     title: str
@@ -153,6 +154,7 @@ class Report:
         notes: assumptions that were made, and how to override them.
         facts: how it was made: files, environment, seeds, versions.
         break_even: its numbers by name.
+        alike: whether the dense network has the same hidden layers as the spiking one.
     """
 
     title: str
@@ -164,6 +166,7 @@ class Report:
     notes: tuple[str, ...] = ()
     facts: Mapping[str, str] = field(default_factory=dict)
     break_even: Mapping[str, Any] = field(default_factory=dict)
+    alike: bool = True
 
     def to_json(self) -> dict[str, Any]:
         """All numbers as plain values; a figure is {value, unit, kind, method}."""

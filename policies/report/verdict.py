@@ -36,13 +36,14 @@ def compare(
         costs: energy of an operation.
         zeros_skipped: whether the dense one's zeros mean something: it is trained.
     """
-    own = spiking.energy(costs).value
-    every = dense.dense * costs.multiply_accumulate_pj / 1000.0
-    ratios = {ALL: own / every}
-    text = f"{number(ratios[ALL], 3)} times all products of the dense network"
+    ratios = {ALL: _ratio(spiking.with_zeros(), dense.with_zeros(), costs)}
+    text = (
+        f"{number(ratios[ALL], 3)} times the dense network's, all products of real numbers charged "
+        "in both"
+    )
     if zeros_skipped:
-        ratios[SKIPPED] = own / dense.energy(costs).value
-        text += f", and {number(ratios[SKIPPED], 3)} times those without a zero"
+        ratios[SKIPPED] = _ratio(spiking, dense, costs)
+        text += f", and {number(ratios[SKIPPED], 3)} times with zeros skipped in both"
     # Without an encoder or decoder there is nothing to charge or to leave out.
     coded = any(layer.kind in ("encoder", "decoder") for layer in spiking.layers.values())
     what = "a spiking decision, coding included," if coded else "a spiking decision"
@@ -62,6 +63,10 @@ def compare(
     return Verdict(tuple(sentences), _caveats(), numbers)
 
 
+def _ratio(spiking: OperationCount, dense: OperationCount, costs: OperationCosts) -> float:
+    return spiking.energy(costs).value / dense.energy(costs).value
+
+
 def _sentence(found: BreakEven, charged: str) -> str:
     rate, ran = found.rate.value, found.input_rate.value
     if rate <= 0:
@@ -71,7 +76,7 @@ def _sentence(found: BreakEven, charged: str) -> str:
     else:
         where = f"{percent(rate)} of inputs a spike step"
     return (
-        f"Break-even firing rate with all products of the dense network{charged}: {where}; the "
+        f"Break-even firing rate, all products of real numbers in both{charged}: {where}; the "
         f"layers' inputs fired at {percent(ran)} here."
     )
 

@@ -24,6 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UsageError as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
+    saving = False
     try:
         from policies.report import save
         from sb3_spiking.report.make import make_report
@@ -31,7 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         with warnings.catch_warnings():
             # Published results are from these versions of the environments.
             warnings.filterwarnings("ignore", message=".*is out of date.*")
-            print(save(make_report(args), args.out), end="")
+            report = make_report(args)
+            saving = True
+            print(save(report, args.out), end="")
         print(f"\nwritten to {args.out}: report.md, report.json, report.html, report.png")
     except USER_ERRORS as error:
         if args.traceback:
@@ -39,7 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; nothing was written", file=sys.stderr)
+        what = f"see whether the files in {args.out} are new" if saving else "nothing was written"
+        print(f"interrupted; {what}", file=sys.stderr)
         return 130
     return 0
 

@@ -5,26 +5,25 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from policies.energy.constants import COSTS, DEFAULT_COSTS
-from sb3_spiking.saved.arguments import add_model, count, make_parser
+from sb3_spiking.saved.arguments import Arguments, add_model, count, make_parser
 from sb3_spiking.saved.errors import UsageError
-
-Arguments = argparse.Namespace
 
 _DESCRIPTION = """\
 One page about a spiking model: return, latency, firing rates, operations and energy, beside the
-dense network of the same size.
+dense network with the same hidden layers.
 
   python -m sb3_spiking.report model.zip --env HalfCheetah-v4 --dense dense.zip
   python -m sb3_spiking.report logs/td3/Pendulum-v1_1/Pendulum-v1.zip
 
 A model in a run's folder of RL Zoo brings its environment, algorithm, wrappers and VecNormalize
-statistics along. A model's file and VecNormalize's run code when they are opened: pass only files
-whose origin you trust.
+statistics along. A model's file, VecNormalize's and args.yml and config.yml of RL Zoo's folder run
+code when they are opened: pass only files and folders whose origin you trust.
 """
 
 _EPILOG = """\
-Without --dense the twin is the same algorithm's dense policy with the same net_arch, untrained: its
-return is not known, and all its products count.
+Without --dense the twin is the same algorithm's dense policy with the same net_arch and features
+extractor, untrained: its return is not known, and zeros in it mean nothing, so that no zeros are
+skipped in either network.
 
 Written to --out: report.md, report.json, report.html (opens offline) and report.png.
 """

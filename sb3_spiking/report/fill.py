@@ -14,10 +14,10 @@ from policies.report.fill import made_by, network_record, not_simulated
 from policies.report.machine import time_decisions
 from policies.report.run import Run
 from policies.report.verdict import compare
-from sb3_spiking.report.arguments import Arguments
 from sb3_spiking.report.simulation import simulate
+from sb3_spiking.saved.arguments import Arguments
 from sb3_spiking.saved.episodes import Visit, batches, decide
-from sb3_spiking.saved.loading import Loaded, hidden_widths
+from sb3_spiking.saved.loading import Loaded, front_text, hidden_widths, size_text
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,9 @@ def fill_report(
     sides, costs = (spiking, dense), COSTS[args.costs]
     counts = [count_batches(side.model.network, batches(side.visits)) for side in sides]
     latencies = time_decisions(
-        [_decider(side.model, side.visits) for side in sides], [_runner(side) for side in sides]
+        [_decider(side.model, side.visits) for side in sides],
+        [_runner(side) for side in sides],
+        "model.predict of one observation",
     )
     simulation, sentence = _simulation(args, spiking)
     verdict = compare(counts[0], counts[1], costs, zeros_skipped=dense.run is not None)
@@ -52,14 +54,13 @@ def fill_report(
     records = [
         network_record(
             f"{name} {side.model.algorithm}",
-            f"{side.path or 'built here with the same net_arch'}, hidden layers "
-            f"{hidden_widths(side.model.network)}",
+            f"{side.path or 'built here with the same net_arch'}, {size_text(side.model.network)}",
             side.model.network,
             count,
             side.run,
             latency,
             costs,
-            spikes=name == "spiking",
+            zeros_skipped=dense.run is not None,
             simulation=simulated,
         )
         for name, side, count, latency, simulated in zip(
@@ -76,7 +77,14 @@ def fill_report(
         notes=(*notes, *([sentence] if sentence else []), *_notes(spiking)),
         facts=_facts(args, env_id),
         break_even=verdict.numbers,
+        alike=is_alike(spiking.model, dense.model),
     )
+
+
+def is_alike(one: Loaded, other: Loaded) -> bool:
+    """Whether two networks have the same extractor, LSTM and hidden layers."""
+    networks = one.network, other.network
+    return all(len({str(of(n)) for n in networks}) == 1 for of in (front_text, hidden_widths))
 
 
 def _decider(model: Loaded, visits: tuple[Visit, ...]) -> Callable[[], object]:
@@ -88,10 +96,10 @@ def _decider(model: Loaded, visits: tuple[Visit, ...]) -> Callable[[], object]:
 def _runner(side: Side) -> str:
     bodies = side.model.network.spiking_bodies()
     if not bodies:
-        return "model.predict of one observation, PyTorch"
+        return "PyTorch"
     config = bodies[0].config
     kernel = pick(config.kernel, torch.device("cpu"))
-    return f"model.predict of one observation, kernel={kernel!r}, matmul={config.matmul!r}"
+    return f"kernel {kernel!r}, matmul {config.matmul!r}"
 
 
 def _simulation(args: Arguments, spiking: Side) -> tuple[Energy, str]:
@@ -108,8 +116,9 @@ def _notes(spiking: Side) -> list[str]:
     notes = [
         f"Operations: what acts is counted (features extractor, {memory}encoder, spiking layers, "
         f"decoder), critics are not; T = {config.spike_steps} spike steps a decision; mean over "
-        f"{len(spiking.visits)} of the decisions that were played. Biases, neuron updates and "
-        "activation functions are left out.",
+        f"{len(spiking.visits)} of the decisions that were played. Biases, neuron updates, "
+        "activation functions, the encoder's exponential and its generator of spikes are left out; "
+        "batch norms are folded into the linear layers beside them.",
     ]
     if config.encoder.kind == "poisson":
         notes.append("The Poisson encoder does not draw here: decisions are deterministic.")

@@ -9,8 +9,6 @@ from policies.report.fill import SIMULATED, not_simulated
 from sb3_spiking.acting import ActingNetwork
 from sb3_spiking.saved.episodes import Visit, batches
 
-DECISIONS = 32
-
 
 def check_simulator() -> None:
     """Raise unless the simulator is installed.
@@ -34,10 +32,9 @@ def simulate(
     """
     from policies.energy.loihi import LoihiTimeoutError, LoihiWorkerError, simulate_on_loihi
 
-    picked = tuple(visits[i * len(visits) // DECISIONS] for i in range(min(DECISIONS, len(visits))))
-    features = torch.cat([network.features(*inputs) for inputs in batches(picked)])
+    features = torch.cat([network.features(*inputs) for inputs in batches(visits)])
     try:
-        result = simulate_on_loihi(network.spiking_bodies()[0], features, decisions=DECISIONS)
+        result = simulate_on_loihi(network.spiking_bodies()[0], features, deterministic=True)
     except (ValueError, LoihiTimeoutError, LoihiWorkerError) as error:
         return not_simulated(str(error)), ""
     decision: Figure = result.energy["total"]

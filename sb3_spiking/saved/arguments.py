@@ -7,6 +7,8 @@ from typing import Any, NoReturn
 
 from sb3_spiking.saved.errors import UsageError
 
+Arguments = argparse.Namespace
+
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:

@@ -5,13 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.utils import check_for_correct_spaces
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
 
-from sb3_spiking.report.arguments import Arguments
+from sb3_spiking.saved.arguments import Arguments
 from sb3_spiking.saved.errors import UsageError
 from sb3_spiking.saved.loading import Source
 from sb3_spiking.saved.zoo_folder import ZooFolder, zoo_env
@@ -53,8 +52,7 @@ def open_env(args: Arguments, source: Source, env_id: str | None = None) -> VecE
         env_id: None: as `env_id_of`.
 
     Raises:
-        ValueError: if it cannot be made, or is of other spaces than the model.
-        FileNotFoundError: if there is no such file of statistics.
+        UsageError: if it cannot be made, or is of other spaces than the model.
     """
     import_packages(args.gym_packages)
     env_id = env_id_of(args, source) if env_id is None else env_id
@@ -85,10 +83,7 @@ def make_env(
 
     Raises:
         UsageError: if it cannot be made, or the statistics do not fit it.
-        FileNotFoundError: if there is no such file of statistics.
     """
-    if statistics is not None and not statistics.is_file():
-        raise FileNotFoundError(f"there is no file {statistics} for --vec-normalize")
     if folder is not None:
         env = zoo_env(folder, env_id, env_kwargs, seed)
         if statistics is not None and unwrap_vec_normalize(env) is not None:
@@ -110,7 +105,7 @@ def make_env(
 def _make(env_id: str, env_kwargs: dict[str, Any], seed: int) -> VecEnv:
     try:
         return make_vec_env(env_id, seed=seed, env_kwargs=env_kwargs)
-    except (gym.error.Error, ImportError, TypeError) as error:
+    except Exception as error:  # an environment may raise anything at what it is given
         raise UsageError(f"the environment {env_id!r} cannot be made: {error}") from error
 
 

@@ -1,6 +1,8 @@
 """Episodes of a policy: returns, lengths, energy, and a sample of the observations it visited."""
 
+import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,7 +50,7 @@ def play(policy: Any, env: VecEnv, episodes: int, seed: int) -> tuple[Run, tuple
         the run, and a uniform sample of the decisions.
 
     Raises:
-        UsageError: if an episode does not end.
+        UsageError: if the environment fails, an episode does not end, or a reward is not finite.
     """
     sample: Sample[Visit] = Sample(SAMPLE, seed)
     states = initial_states(policy)
@@ -63,7 +65,9 @@ def play(policy: Any, env: VecEnv, episodes: int, seed: int) -> tuple[Run, tuple
 
 def _warm_up(policy: Any, env: VecEnv, states: States, masked: bool) -> None:
     """Decide a few times, so that compiling is not taken for the network's energy."""
-    visit = Visit(env.reset(), states, _masks(env) if masked else None)
+    with _in_the_environment():
+        obs = env.reset()
+    visit = Visit(obs, states, _masks(env) if masked else None)
     for _ in range(3):
         decide(policy, visit)
 
@@ -71,20 +75,45 @@ def _warm_up(policy: Any, env: VecEnv, states: States, masked: bool) -> None:
 def _episode(
     policy: Any, env: VecEnv, seed: int, states: States, masked: bool, sample: Sample[Visit]
 ) -> tuple[float, float]:
-    env.seed(seed)
-    obs = env.reset()
-    for _ in range(MOST_STEPS):
+    with _in_the_environment():
+        env.seed(seed)
+        obs = env.reset()
+    for decisions in range(1, MOST_STEPS + 1):
         visit = Visit(obs, states, _masks(env) if masked else None)
         sample.offer(lambda visit=visit: _copied(visit))  # type: ignore[misc]  # called at once
         action, states = decide(policy, visit)
-        obs, _, _, infos = env.step(action)
-        # Wrappers may end an episode early (lives) or change rewards: Monitor saw the real ones.
+        with _in_the_environment():
+            obs, rewards, _, infos = env.step(action)
+        _check_reward(float(rewards[0]), seed, decisions)
+        # Wrappers may end an episode early (lives) or change rewards: Monitor saw the real ones. It
+        # counts frames, of which a wrapper may take several a decision.
         if "episode" in infos[0]:
-            return float(infos[0]["episode"]["r"]), float(infos[0]["episode"]["l"])
+            _check_reward(float(infos[0]["episode"]["r"]), seed, decisions)
+            return float(infos[0]["episode"]["r"]), float(decisions)
     raise UsageError(
         f"an episode took more than {MOST_STEPS} steps: give the environment a limit, for instance "
         "with --env-kwargs max_episode_steps:1000"
     )
+
+
+@contextmanager
+def _in_the_environment() -> Iterator[None]:
+    """What fails inside is the environment, or what it was given."""
+    try:
+        yield
+    except Exception as error:
+        raise UsageError(
+            f"the environment failed ({type(error).__name__}: {error}); see to it and to "
+            "--env-kwargs, or find the place with --traceback"
+        ) from error
+
+
+def _check_reward(reward: float, seed: int, decisions: int) -> None:
+    if not math.isfinite(reward):
+        raise UsageError(
+            f"the environment gave the reward {reward} after {decisions} decisions of the episode "
+            f"with seed {seed}: returns need rewards that are finite; see to the environment"
+        )
 
 
 def _masks(env: VecEnv) -> NDArray[Any]:

@@ -6,7 +6,7 @@ class UsageError(ValueError):
 
 
 # Anything else is a fault and keeps its traceback.
-USER_ERRORS = (UsageError, ValueError, TypeError, OSError, ImportError)
+USER_ERRORS = (UsageError, OSError, ImportError)
 
 
 def one_line(error: BaseException) -> str:

@@ -4,9 +4,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.utils import ConstantSchedule
 from torch import nn
 
@@ -158,6 +156,28 @@ def hidden_widths(network: ActingNetwork) -> list[int]:
     return [layer.out_features for layer in (linears[:-1] if last else linears)]
 
 
+def front_text(network: ActingNetwork) -> str:
+    """What stands before the hidden layers: extractor and LSTM with their sizes."""
+    parts = [("", network.extractor), ("LSTM ", network.lstm)]
+    found = []
+    for name, part in parts:
+        size = 0 if part is None else sum(p.numel() for p in part.parameters())
+        if part is not None and size:
+            found.append(f"{name or type(part).__name__ + ' '}with {size:,} parameters")
+    return ", ".join(found)
+
+
+def size_text(network: ActingNetwork) -> str:
+    """The sizes of a network."""
+    widths = hidden_widths(network)
+    text = "hidden layers " + ("-".join(str(width) for width in widths) or "none")
+    readouts = [m for m in network.body.modules() if isinstance(m, ValueReadout)]
+    if readouts:
+        text += f" and a population of {readouts[0].level.in_features} for the values"
+    before = front_text(network)
+    return f"{before}, {text}" if before else text
+
+
 def untrained_twin(spiking: Loaded) -> Loaded:
     """The same algorithm's dense policy with the same settings, untrained.
 
@@ -167,10 +187,15 @@ def untrained_twin(spiking: Loaded) -> Loaded:
     algorithm: Any = algorithm_class(spiking.algorithm)
     policy = spiking.policy
     policy_kwargs = spiking.policy_kwargs
-    name = _dense_name(policy.observation_space, spiking.network.is_recurrent)
+    # Policies for images and dictionaries differ from these by their extractor only.
+    name = "MlpLstmPolicy" if spiking.network.is_recurrent else "MlpPolicy"
     own = {field.name for field in fields(SpikingOptions)}
     kwargs = {key: value for key, value in policy_kwargs.items() if key not in own}
-    rate = [] if spiking.algorithm == "ARS" else [ConstantSchedule(0.0)]
+    rate = []
+    if spiking.algorithm != "ARS":  # which has no schedule, and no extractor to choose
+        rate = [ConstantSchedule(0.0)]
+        kwargs["features_extractor_class"] = policy.features_extractor_class
+        kwargs["features_extractor_kwargs"] = dict(policy.features_extractor_kwargs)
     policy_class: type[BasePolicy] = algorithm.policy_aliases[name]
     try:
         twin = policy_class(policy.observation_space, policy.action_space, *rate, **kwargs)
@@ -179,13 +204,11 @@ def untrained_twin(spiking: Loaded) -> Loaded:
             f"{spiking.algorithm}'s {name} cannot be built with the model's policy_kwargs "
             f"{sorted(kwargs)} ({type(error).__name__}: {error}); pass a dense model with --dense"
         ) from error
-    return _loaded(spiking.algorithm, twin, kwargs)
-
-
-def _dense_name(space: spaces.Space[Any], recurrent: bool) -> str:
-    kind = "Mlp"
-    if isinstance(space, spaces.Dict):
-        kind = "MultiInput"
-    elif is_image_space(space):
-        kind = "Cnn"
-    return f"{kind}{'Lstm' if recurrent else ''}Policy"
+    loaded = _loaded(spiking.algorithm, twin, kwargs)
+    own_front, front = front_text(spiking.network), front_text(loaded.network)
+    if own_front != front:
+        raise UsageError(
+            f"{spiking.algorithm}'s {name} was built with another features extractor ({front}) "
+            f"than the model has ({own_front}); pass a dense model with --dense"
+        )
+    return loaded

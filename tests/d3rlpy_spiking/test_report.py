@@ -16,9 +16,10 @@ from d3rlpy_spiking import (
     SpikingDecisionTransformerConfig,
 )
 from d3rlpy_spiking.cli import main
+from d3rlpy_spiking.cli.errors import UsageError
 from d3rlpy_spiking.cli.runs import load_algorithm
 from d3rlpy_spiking.report.play import batches, play
-from d3rlpy_spiking.report.twin import spikes, untrained_twin
+from d3rlpy_spiking.report.twin import size_text, spikes, untrained_twin
 from policies.energy.meter import EnergyMeter
 from tests.d3rlpy_spiking.cli_common import CONTINUOUS, MAZE, train, write, write_npz
 
@@ -78,6 +79,12 @@ def test_page_of_a_model_and_its_dense_twin(
     )
     assert linear == 4 * 4 * (4 * 8 * 8 + 2 * 8 * 32)
     assert content["break_even"]["energy ratio"]["all products"] > 0
+    assert content["alike"]
+    # Batch norms are folded, and layer norms cost.
+    norms = [layer for layer in content["spiking"]["layers"] if layer["kind"] == "norm"]
+    assert not any("blocks" in layer["name"] for layer in norms)
+    assert content["spiking"]["latency"]["runner"].startswith("kernel ")
+    assert content["dense"]["latency"]["runner"] == "PyTorch"
     assert (tmp_path / "page" / "report.html").exists()
 
 
@@ -137,6 +144,30 @@ def test_twins_share_every_setting() -> None:
     assert twin.config.encoder_factory == VectorEncoderFactory([16])
     assert "in place of a population-coded network" in notes[0]
     assert "three times as long" in notes[1]
+
+
+def test_width_is_part_of_the_size() -> None:
+    spiking = SpikingDecisionTransformerConfig(
+        num_layers=1, context_size=5, encoder_factory=VectorEncoderFactory([16])
+    ).create()
+    dense = DecisionTransformerConfig(
+        num_layers=1, context_size=5, encoder_factory=VectorEncoderFactory([8])
+    ).create()
+    for algo in (spiking, dense):
+        algo.create_impl((3,), 2)
+    twin, _ = untrained_twin(spiking)
+    assert size_text(twin) == size_text(spiking)
+    assert size_text(spiking).startswith("width: 16, layers: 1")
+    assert size_text(dense).startswith("width: 8, layers: 1")
+
+
+def test_rewards_that_are_not_finite_are_named(models: dict[str, Path]) -> None:
+    class Broken(gym.RewardWrapper[Any, Any]):
+        def reward(self, reward: Any) -> float:
+            return float("nan")
+
+    with pytest.raises(UsageError, match=r"gave the reward nan after 1 decisions .* seed 5"):
+        play(load_algorithm(models["spiking"], "cpu"), Broken(gym.make("Pendulum-v1")), -2.0, 9, 5)
 
 
 def test_what_is_wrong_is_named(

@@ -25,6 +25,29 @@ def test_python_blocks_run(tmp_path: Path) -> None:
         )
     assert (tmp_path / "spiking_pendulum.zip").is_file()
     assert (tmp_path / "spiking_dt.d3").is_file()
+    _commands_about_models_run(tmp_path)
+
+
+def _commands_about_models_run(folder: Path) -> None:
+    """Reports and doctors, on the models that the blocks have saved."""
+    run_python(
+        "import d3rlpy_spiking, gymnasium\n"
+        "from stable_baselines3 import TD3\n"
+        "model = TD3.load('spiking_pendulum')\n"
+        "env = gymnasium.make('Pendulum-v1')\n"
+        "data = d3rlpy_spiking.datasets.collect_from_sb3(model, env, 600)\n"
+        "d3rlpy_spiking.datasets.save_npz(data, 'dataset.npz')\n",
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    lines = re.findall(
+        r"^python (-m (?:sb3_spiking\.|d3rlpy_spiking )(?:report|doctor) .*)$", README, re.MULTILINE
+    )
+    assert len(lines) == 4
+    for line in lines:
+        args = shlex.split(line, comments=True)[1:]
+        short = ["--episodes", "2"] if any("report" in arg for arg in args) else []
+        run_module(*args, *short, cwd=folder)
 
 
 def test_zoo_commands_run(tmp_path: Path) -> None:

@@ -93,6 +93,10 @@ def played_by_hand(model: Any, env_id: str, seeds: range) -> list[float]:
     return returns
 
 
+def is_before(name: str) -> bool:
+    return name.startswith(("extractor", "lstm"))
+
+
 def test_every_algorithm_is_in_the_list() -> None:
     assert {cell.algorithm for cell in CELLS} == set(ALGORITHMS)
 
@@ -112,9 +116,20 @@ def test_each_algorithm_is_found_played_and_counted(
     assert isinstance(spiking.lengths, Summary)
     assert spiking.lengths.values == (20.0, 20.0)
     assert spiking.accumulates > 0
-    assert {"encoder", "linear", "decoder", "neurons"} - {
-        layer.kind for layer in spiking.layers
-    } <= {"decoder"}
+    assert {"encoder", "linear", "decoder", "neurons"} <= {layer.kind for layer in spiking.layers}
+    # Before the hidden layers stands the same, and costs the same.
+    before = [
+        {
+            layer.name: layer.multiply_accumulates
+            for layer in network.layers
+            if is_before(layer.name)
+        }
+        for network in (spiking, dense)
+    ]
+    assert before[0] == before[1]
+    assert bool(before[0]) == ("Cnn" in cell.policy or "Lstm" in cell.policy)
+    assert not any(layer.kind == "norm" for layer in dense.layers)
+    assert found.alike
     assert any(layer.firing_rate is not None for layer in spiking.layers)
     assert isinstance(dense.returns, Absent)
     assert dense.title == f"dense {cell.algorithm}, untrained"
@@ -265,7 +280,6 @@ def test_what_is_wrong_is_named(
 ) -> None:
     spiking, dense = ppo / "spiking.zip", ppo / "dense.zip"
     (tmp_path / "text.zip").write_text("no model")
-    shutil.copy(POPSAN_FILE if POPSAN_FILE.is_file() else spiking, tmp_path / "other.zip")
     env = ("--env", "CartPole-v1")
     cases: list[tuple[tuple[Any, ...], str]] = [
         ((tmp_path / "none.zip", *env), "there is no model"),
@@ -301,7 +315,9 @@ def test_help_warns_of_files_that_are_not_trusted(capsys: pytest.CaptureFixture[
     with pytest.raises(SystemExit) as end:
         main(["--help"])
     assert end.value.code == 0
-    assert "pass only files\nwhose origin you trust" in capsys.readouterr().out
+    text = " ".join(capsys.readouterr().out.split())
+    assert "args.yml and config.yml of RL Zoo's folder run code when they are opened" in text
+    assert "pass only files and folders whose origin you trust" in text
 
 
 def test_a_policy_of_someone_else_needs_its_algorithm(
@@ -322,10 +338,12 @@ def test_a_policy_of_someone_else_needs_its_algorithm(
 
 def test_simulated_energy_has_its_own_row(ppo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a stand-in for the simulator, whose own tests start it: that takes seconds."""
-    seen: list[tuple[Any, Any, int]] = []
+    seen: list[tuple[Any, Any, bool]] = []
 
-    def simulate(actor: Any, observations: Any, *, decisions: int) -> LoihiResult:
-        seen.append((actor, observations, decisions))
+    def simulate(
+        actor: Any, observations: Any, *, decisions: int = 32, deterministic: bool = False
+    ) -> LoihiResult:
+        seen.append((actor, observations, deterministic))
         figure = Figure(7.0, "nJ", "simulated", "stand-in")
         time = Figure(3.0, "us", "simulated", "stand-in")
         return LoihiResult(
@@ -343,9 +361,11 @@ def test_simulated_energy_has_its_own_row(ppo: Path, monkeypatch: pytest.MonkeyP
     assert row.decision.value == 7.0
     assert row.episode.value == pytest.approx(7.0 * found.spiking.lengths.mean)
     assert any("in 2 of 50 in 32 decisions" in note and "Doubtful." in note for note in found.notes)
-    ((actor, observations, decisions),) = seen
+    ((actor, observations, deterministic),) = seen
     assert isinstance(actor, PopulationBody)
-    assert observations.shape == (decisions, 4) == (32, 4)
+    assert deterministic
+    # All that was counted on: the simulator picks.
+    assert observations.shape == (sum(found.spiking.lengths.values), 4)
     without = {row.kind: row for row in made(*args).spiking.energies}
     assert without["simulated"].decision == Absent("not simulated: pass --loihi")
 

@@ -8,7 +8,7 @@ import torch
 
 from sb3_spiking.acting import ActingNetwork
 from sb3_spiking.saved.episodes import BATCH, Visit, batches
-from tests.sb3_spiking.matrix import Cell, build
+from tests.sb3_spiking.matrix import Cell, build, environment, make
 
 CELLS = [
     Cell("TD3", "SpikingPopPolicy", "Box", "Box"),
@@ -55,6 +55,27 @@ def test_the_acting_network_is_what_predict_runs(cell: Cell) -> None:
         values = network(policy.obs_to_tensor(rows)[0], *states).numpy()
     expected, _ = policy.predict(rows, deterministic=True, **kwargs)
     np.testing.assert_allclose(finished(cell, policy, values), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_poisson_encoder_does_not_draw() -> None:
+    """As in a deterministic `predict`, whose actions the counts and spikes are of."""
+    env = environment("TD3", "Box", "Box")
+    policy = make("TD3", env, policy_kwargs={"encoder": "poisson"}).policy
+    policy.set_training_mode(False)
+    space = policy.observation_space
+    space.seed(0)
+    rows = np.stack([space.sample() for _ in range(8)])
+    network = ActingNetwork(policy).eval()
+    found = []
+    for seed in range(3):
+        torch.manual_seed(seed)
+        with torch.no_grad():
+            found.append(network(policy.obs_to_tensor(rows)[0]))
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+    expected, _ = policy.predict(rows, deterministic=True)
+    actual = finished(Cell("TD3", "", "Box", "Box"), policy, found[0].numpy())
+    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
 
 
 def finished(cell: Cell, policy: Any, values: Any) -> Any:

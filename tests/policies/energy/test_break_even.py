@@ -2,12 +2,13 @@ import pytest
 import torch
 from torch import nn
 
-from policies.actor import PopulationActor
+from policies.actor import PopulationActor, SpikeLinear
 from policies.config import EncoderConfig, PopulationActorConfig
 from policies.energy import OperationCount, count_operations
 from policies.energy.break_even import DATA_MOVEMENT, break_even
 from policies.energy.constants import costs_named
 from policies.energy.layer_count import LayerCount
+from policies.value import ValueNetwork
 
 
 def counts(
@@ -56,13 +57,17 @@ def test_popsan_sizes(
     assert charged.dense.value == pytest.approx(products * 4.6 / 1000)
 
 
+def spiked(accumulates: float, slots: float) -> LayerCount:
+    return LayerCount(accumulates, dense=slots, kind="linear", spiked=True, slots=slots)
+
+
 def test_at_the_break_even_rate_energies_are_equal() -> None:
     spiking = OperationCount(
         {
             "embed": LayerCount(multiply_accumulates=100, dense=100, kind="linear"),
-            "a": LayerCount(accumulates=300, dense=1000, kind="linear"),
-            "b": LayerCount(accumulates=0, dense=500, kind="linear"),
-            "mix": LayerCount(accumulates=50, dense=100, kind="attention"),
+            "a": spiked(300, 1000),
+            "b": spiked(0, 500),
+            "mix": LayerCount(accumulates=50, dense=100, kind="attention", spiked=True),
             "norm": LayerCount(multiply_accumulates=10, dense=10, kind="norm"),
             "decoder": LayerCount(multiply_accumulates=7, dense=7, kind="decoder"),
         }
@@ -95,7 +100,7 @@ def test_text(fixed: float, products: float, words: str) -> None:
     spiking = OperationCount(
         {
             "embed": LayerCount(multiply_accumulates=fixed, dense=fixed, kind="linear"),
-            "a": LayerCount(accumulates=100, dense=1000, kind="linear"),
+            "a": spiked(100, 1000),
         }
     )
     found = break_even(spiking, OperationCount({"a": LayerCount(dense=products, kind="linear")}))
@@ -121,7 +126,79 @@ def test_a_dense_network_has_no_break_even() -> None:
 def test_analog_codes_are_charged_as_products() -> None:
     spiking, dense = counts(17, 6, "analog")
     found = break_even(spiking, dense)
-    # The first layer's products, once, whatever the rates.
-    fixed = spiking.layers["mlp.linears.0"].multiply_accumulates
+    # The first layer's products, once, whatever the rates, and all of them as in the dense one.
+    fixed = 10 * 17 * 256
     slots = 5 * (256 * 256 + 256 * 60)
     assert found.rate.value == pytest.approx((71_424 - fixed) * 4.6 / (slots * 0.9))
+
+
+class Extracting(nn.Module):
+    """Features of an image, then a network; zeros in images are skipped, or not."""
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 2, 3)
+        self.body = body
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.body(self.conv(x).flatten(1))  # type: ignore[no-any-return]
+
+
+def test_what_both_networks_have_costs_the_same_in_both() -> None:
+    torch.manual_seed(0)
+    config = PopulationActorConfig(normalize=False, hidden_sizes=(8,))
+    bodies = PopulationActor(8, 2, config), nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 2))
+    images = torch.randn(6, 1, 4, 4).relu()  # half of it 0
+    found = [count_operations(Extracting(body), images) for body in bodies]
+    spiking, dense = found
+    conv = 2 * 2 * 2 * 9
+    for count in found:
+        assert count.layers["conv"].multiply_accumulates < 0.7 * conv
+        assert count.with_zeros().layers["conv"].multiply_accumulates == conv
+    # Without coding: 8 x 8 + 8 x 2 products against 5 (80 x 8 + 8 x 20) slots.
+    rate = break_even(spiking, dense).rate.value
+    assert rate == pytest.approx((64 + 16) * 4.6 / (5 * (640 + 160) * 0.9))
+    # Spikes that did not come are no zeros to charge.
+    assert spiking.with_zeros().accumulates == spiking.accumulates > 0
+
+
+def test_layers_are_spiked_by_what_they_are_and_not_by_their_input() -> None:
+    binary = (torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(0)) > 0.5).float()
+    conv = count_operations(nn.Conv2d(1, 2, 3), binary).layers[""]
+    assert conv.accumulates > 0
+    assert (conv.spiked, conv.slots) == (False, 0.0)
+    assert conv.with_zeros().multiply_accumulates == conv.dense == 72
+    fed = count_operations(SpikeLinear(2, 5), torch.tensor([[1.0, 0.0], [0.5, 0.0]])).layers[""]
+    assert (fed.spiked, fed.multiply_accumulates) == (False, 5.0)
+
+
+def test_weights_that_are_zero_are_no_slots() -> None:
+    layer = SpikeLinear(4, 5)
+    with torch.no_grad():
+        layer.weight[1:, :2] = 0.0  # 12 of 20 are left
+    spikes = torch.tensor([[1.0, 1.0, 1.0, 1.0], [1.0, 0.0, 1.0, 0.0]])
+    count = count_operations(layer, spikes)
+    assert count.layers[""].slots == 12.0
+    assert count.layers[""].dense == 20.0
+    # Of inputs weighted by their weights, all fired, and half.
+    found = break_even(count, OperationCount({"a": LayerCount(dense=3, kind="linear")}))
+    assert found.input_rate.value == pytest.approx(0.75)
+    assert found.rate.value == pytest.approx(3 * 4.6 / (12 * 0.9))
+
+
+def test_the_readout_of_values_is_coding() -> None:
+    torch.manual_seed(0)
+    config = PopulationActorConfig(normalize=False, hidden_sizes=(8,))
+    network = ValueNetwork(3, 2, config)
+    dense = count_operations(nn.Linear(3, 2), torch.randn(4, 3))
+    count = count_operations(network, torch.randn(4, 3))
+    kinds = {name: layer.kind for name, layer in count.layers.items()}
+    assert kinds["readout.level"] == kinds["readout.difference"] == "decoder"
+    level, difference = count.layers["readout.level"], count.layers["readout.difference"]
+    pop = network.config.decoder.pop_size
+    # Once each: a product with the level, and one with each of two values.
+    assert (level.dense, difference.dense) == (pop, 2 * pop)
+    assert difference.multiply_accumulates == 2 * level.multiply_accumulates > 0
+    assert count.uncounted == ()
+    spikes = 0.9 * count.accumulates / 1000
+    assert break_even(count, dense).spiking.value == pytest.approx(spikes)

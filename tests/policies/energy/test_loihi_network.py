@@ -44,6 +44,13 @@ def test_spike_trains_are_the_actors(kind: Any) -> None:
     actor.eval()
     assert torch.equal(trains[-1], actor.spikes(observations))
     assert [train.shape for train in trains] == [(5, 5, 30), (5, 5, 8), (5, 5, 20)]
+    # What a deterministic decision fires, whatever the generator's state.
+    settled = spike_trains(actor, observations, deterministic=True)
+    assert torch.equal(settled[-1], actor.spikes(observations, True))
+    torch.manual_seed(7)
+    again = spike_trains(actor, observations, deterministic=True)
+    assert all(torch.equal(one, other) for one, other in zip(settled, again, strict=True))
+    assert torch.equal(settled[0], trains[0]) == (kind == "deterministic")
 
 
 @pytest.mark.parametrize(

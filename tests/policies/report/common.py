@@ -21,7 +21,7 @@ def figure(value: float, unit: str = "nJ", kind: Kind = "counted") -> Figure:
 
 def latency(us: float) -> Latency:
     low, median, high = (figure(us + step, "us", "measured") for step in (-1.0, 0.0, 1.0))
-    return Latency(median, low, high)
+    return Latency(median, low, high, "kernel 'numba'")
 
 
 LAYERS = (

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from policies.report import LayerRecord, Page, layout
+from policies.report import LayerRecord, Page, layout, summarize
 from policies.report.page import Panel, Series, Table
 from tests.policies.report.common import report, untrained
 
@@ -48,20 +48,45 @@ def test_comparison_and_tiles() -> None:
     page = layout(report())
     rows = {row[0]: row[1:] for row in table(page, "Beside").rows}
     assert rows["return, mean (sd)"] == ("2 (sd 1)", "5 (sd 1)")
+    assert rows["latency of a decision, median (quartiles)"][0].endswith("us), kernel 'numba'")
     assert rows["parameters"] == ("1,234", "1,234")
     assert rows["accumulates a decision"] == ("100", "0")
-    assert rows["all products, zeros included"] == ("424", "80")
+    assert rows["products at all spike steps, zeros included"] == ("424", "80")
     tiles = {tile.label: (tile.value, tile.detail) for tile in page.tiles}
     assert tiles["energy beside the dense twin"] == ("0.831 x", "zeros skipped in both")
-    assert tiles["mean firing rate"] == ("17.5 %", "10 % to 25 % by layer")
+    assert tiles["firing rate, mean over layers"] == ("17.5 %", "10 % to 25 % by layer")
+
+
+def test_another_size_is_not_called_the_same() -> None:
+    made = report()
+    assert table(layout(made), "Beside").title.endswith("with the same hidden layers")
+    dense = replace(made.dense, parameters=617)
+    found = table(layout(replace(made, dense=dense, alike=False)), "Beside")
+    assert found.title == "Beside a dense network of another size"
+    assert "dense net: dense.zip, 0.500 times the spiking one's parameters" in found.note
+
+
+def test_intervals_name_their_method_and_episodes() -> None:
+    def notes(episodes: int) -> str:
+        made = report()
+        returns = summarize([float(i) for i in range(episodes)])
+        spiking, dense = (replace(n, returns=returns) for n in (made.spiking, made.dense))
+        page = layout(replace(made, spiking=spiking, dense=dense))
+        details = [tile.detail for tile in page.tiles]
+        assert any(f"n = {episodes}" in detail for detail in details)
+        return " ".join(page.sections[2].sentences)
+
+    assert "percentile bootstrap, 10,000 resamples of 12 episodes." in notes(12)
+    assert "too narrow" not in notes(12)
+    assert "resamples of 5 episodes. Of fewer than 10 episodes it is too narrow" in notes(5)
 
 
 def test_an_untrained_twin_says_what_is_not_known() -> None:
     page = layout(untrained())
     comparison = table(page, "Beside")
     assert comparison.rows[0][2] == "not known: train one"
-    assert "zeros of an untrained network mean nothing" in comparison.note
-    assert "of all its products" in [tile.detail for tile in page.tiles]
+    assert "zeros of an untrained one mean nothing" in comparison.note
+    assert "all products in both" in [tile.detail for tile in page.tiles]
     assert [series.name for series in panel(page, "Return").series] == ["spiking"]
 
 

@@ -14,24 +14,27 @@ from policies.report.run import Sample, run_episodes
 
 def test_networks_are_timed_in_turns_after_warming_up(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
-    clock = itertools.count()  # a second at every look
-    monkeypatch.setattr("time.perf_counter", lambda: float(next(clock)))
+    looks = itertools.count()
+    # A second at every look, and warming up takes much longer.
+    monkeypatch.setattr("time.perf_counter", lambda: float(next(looks)) + 1e3 * min(len(calls), 4))
     found = time_decisions(
         [lambda: calls.append("a"), lambda: calls.append("b")],
         ["one", "other"],
+        "a decision",
         rounds=3,
         warm_up=2,
     )
     assert "".join(calls) == "ab" * 5
-    assert [latency.median.value for latency in found] == [1e6, 1e6]
+    assert [latency.high.value for latency in found] == [1e6, 1e6]
+    assert [latency.runner for latency in found] == ["one", "other"]
     assert found[1].median.kind == "measured"
-    assert "3 after 2 to warm up; other" in found[1].median.method
+    assert "3 after 2 to warm up; a decision, other" in found[1].median.method
 
 
 def test_quartiles(monkeypatch: pytest.MonkeyPatch) -> None:
     times = iter([0.0, 1e-6, 0.0, 2e-6, 0.0, 3e-6, 0.0, 4e-6, 0.0, 5e-6])
     monkeypatch.setattr("time.perf_counter", lambda: next(times))
-    (found,) = time_decisions([lambda: None], ["x"], rounds=5, warm_up=0)
+    (found,) = time_decisions([lambda: None], ["x"], "y", rounds=5, warm_up=0)
     shown = [figure.value for figure in (found.low, found.median, found.high)]
     assert shown == pytest.approx([2.0, 3.0, 4.0])
 

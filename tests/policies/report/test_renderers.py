@@ -14,11 +14,12 @@ import pytest
 
 from policies.report import check_folder, layout, save, to_markdown
 from policies.report.html import to_html
+from policies.report.page import Tile
 from policies.report.plots import DARK, LIGHT, to_png, to_svg
 from tests.common import run_python
 from tests.policies.report.common import report, untrained
 
-NASTY = '<script>alert("1")</script> a|b & *c* _d_'
+NASTY = '<script>alert("1")</script> a|b & *c* _d_ ![l](http:e)'
 
 
 class Tags(HTMLParser):
@@ -66,7 +67,9 @@ def test_html_needs_nothing_from_outside() -> None:
 
 def test_html_escapes_and_shows_every_cell() -> None:
     made = layout(replace(report(), title=NASTY))
+    made = replace(made, tiles=(*made.tiles, Tile("t", "v", "<script>in a tile")))
     found = parse(to_html(made))
+    assert "<script>in a tile" in found.text
     assert "script" not in [tag for tag, _ in found.tags]
     assert found.text.count(NASTY) == 2  # title and heading
     for table in made.tables:
@@ -82,7 +85,7 @@ def test_markdown_has_whole_tables_and_escapes() -> None:
     widths = {line.count("|") - line.count("\\|") for line in rows}
     assert widths == {4, 8}
     assert "\\<script>" in text
-    assert "a|b & \\*c\\* \\_d\\_" in text
+    assert "a|b & \\*c\\* \\_d\\_ !\\[l\\](http:e)" in text
     assert "a\\|b" in to_markdown(layout(replace(made, spiking=replace(made.spiking, title="a|b"))))
 
 
@@ -128,6 +131,22 @@ def test_all_files_are_written(tmp_path: Path) -> None:
     content = json.loads((folder / "report.json").read_text())
     assert content["dense"]["returns"] == {"absent": "not known: train one"}
     assert re.search(r"\| return, mean \(sd\) \| 2 \(sd 1\) \| not known: train one \|", text)
+
+
+def test_old_and_new_files_do_not_mix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(report(), tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    write = Path.write_bytes
+
+    def interrupted(self: Path, data: bytes) -> int:
+        if self.name == "report.html":
+            raise KeyboardInterrupt
+        return write(self, data)
+
+    monkeypatch.setattr(Path, "write_bytes", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        save(untrained(), tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """Means and their bootstrap intervals."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -37,3 +39,13 @@ def test_one_value_and_equal_values() -> None:
 def test_what_has_no_mean_is_refused(values: list[float]) -> None:
     with pytest.raises(ValueError, match="values must"):
         summarize(values)
+
+
+def test_many_values_need_little_memory() -> None:
+    tracemalloc.start()
+    found = summarize(np.random.default_rng(0).normal(size=10_000).tolist())
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found.low is not None
+    assert found.low < found.mean
+    assert peak < 50e6
