@@ -5,6 +5,8 @@ import os
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 from tests.common import ROOT, run_module, run_python
@@ -45,9 +47,14 @@ def _commands_about_models_run(folder: Path) -> None:
     )
     assert len(lines) == 4
     for line in lines:
-        args = shlex.split(line, comments=True)[1:]
+        args = shlex.split(line, comments=True)
         short = ["--episodes", "2"] if any("report" in arg for arg in args) else []
-        run_module(*args, *short, cwd=folder)
+        done = subprocess.run(
+            [sys.executable, *args, *short], cwd=folder, capture_output=True, text=True, check=False
+        )
+        # The doctor's 1 is a finding: trained for two steps, a network may well have one.
+        assert done.returncode in ((0,) if short else (0, 1)), done.stderr
+        assert len(done.stdout.splitlines()) > 5
 
 
 def test_zoo_commands_run(tmp_path: Path) -> None:
