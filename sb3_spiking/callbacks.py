@@ -57,7 +57,8 @@ class SpikeMonitorCallback(BaseCallback):
 
     A fault (see policies.monitor.doctor) is a `SpikeFaultWarning`, once for each kind and layer;
     one that may pass by itself counts when it has lasted for two times `every` steps.
-    Dense policies are let pass in silence, so the callback may stand in files for both.
+    Dense policies are let pass in silence, so the callback may stand in files for both. A look that
+    fails ends the watching, with a warning, and not the training.
 
     Args:
         every: environment steps between two looks, >= 1.
@@ -127,7 +128,13 @@ class SpikeMonitorCallback(BaseCallback):
             self._next_look = self.num_timesteps + min(self.every, max(since, 1))
             # A step of many environments is many steps, but takes little longer than one of one.
             self._next_call = self._calls + min(LEAST_CALLS, self.every, self._calls)
-            self._look()
+            try:
+                self._look()
+            except (RuntimeError, ValueError) as error:
+                # Out of memory, a policy of an unknown kind: no reason to lose the training.
+                self._watching = False
+                text = f"the spike monitor is off from step {self.num_timesteps} on: {error}"
+                warnings.warn(text, stacklevel=2)
         return True
 
     def _look(self) -> None:

@@ -337,6 +337,18 @@ def test_many_environments_are_not_looked_at_every_step() -> None:
     assert count <= 12
 
 
+def test_a_look_that_fails_does_not_end_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_args: Any) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr("sb3_spiking.callbacks.count_operations", fail)
+    model = make("TD3")
+    with pytest.warns(UserWarning, match="monitor is off from step 10 on: out of memory") as caught:
+        model.learn(60, callback=SpikeMonitorCallback(every=10))
+    assert len(caught) == 1
+    assert model.num_timesteps == 60
+
+
 def test_only_the_first_rank_watches() -> None:
     assert SpikeMonitorCallback in MAIN_ONLY
 
