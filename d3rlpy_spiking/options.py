@@ -2,6 +2,7 @@
 
 import dataclasses
 import warnings
+from numbers import Integral
 from typing import Any, Literal
 
 from d3rlpy.algos.transformer.base import TransformerConfig as D3RLPyConfig
@@ -103,8 +104,7 @@ def check_config(config: Any, uses_timesteps: bool) -> None:
     """
     for name in ("batch_size", "context_size", "max_timestep", "ptbn_steps", "window_size"):
         check_count(name, getattr(config, name))
-    if config.monitor_every:
-        check_count("monitor_every", config.monitor_every)
+    check_interval("monitor_every", config.monitor_every)
     rate = "actor_learning_rate" if hasattr(config, "actor_learning_rate") else "learning_rate"
     check_range(rate, getattr(config, rate), 0.0, open_low=True)
     check_range("embed_dropout", config.embed_dropout, 0.0, 1.0)
@@ -122,6 +122,15 @@ def check_config(config: Any, uses_timesteps: bool) -> None:
             UserWarning,
             stacklevel=4,
         )
+
+
+def check_interval(name: str, value: object) -> None:
+    """Raise unless value is an integer of at least 1, or 0, which stands for never."""
+    wanted = f"{name} must be an integer of at least 1, or 0 for none, got {value!r}"
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(wanted)
+    if int(value) < 0:
+        raise ValueError(wanted)
 
 
 def check_position_table(config: D3RLPyConfig, uses_timesteps: bool) -> None:

@@ -15,6 +15,7 @@ from d3rlpy_spiking.cli.fields import read_arguments
 from d3rlpy_spiking.cli.runs import load_algorithm, read_json
 from d3rlpy_spiking.maze import maze_dataset
 from d3rlpy_spiking.monitor.examine import activity_of
+from d3rlpy_spiking.monitor.look import SETTLED, young_norms
 from policies.monitor import Finding, NetworkActivity
 
 
@@ -36,12 +37,7 @@ def doctor(args: Arguments) -> int:
     dataset = _dataset(args, algo)
     activity, findings = activity_of(algo, dataset, args.samples)
     _print(args.model, algo, activity, findings)
-    theta = float(algo.impl.progress.theta) if hasattr(algo.impl, "progress") else 0.0
-    if theta > 0.0 and algo.config.normalization == "ptbn":
-        print(
-            f"note: theta is {theta:.2f}, so PTBN is looked at as it trains, by the statistics of "
-            "this data; evaluation uses others, which it is not trained with yet"
-        )
+    _note(algo)
     return 1 if findings else 0
 
 
@@ -59,6 +55,21 @@ def _dataset(args: Arguments, algo: Any) -> ReplayBuffer:
     options = read_arguments(maze_dataset, content["maze"], f"{record}: maze")
     dataset: ReplayBuffer = maze_dataset(**options).dataset
     return dataset
+
+
+def _note(algo: Any) -> None:
+    """Say where norms are looked at by other statistics than evaluation takes."""
+    network = getattr(algo.impl, "network", None)
+    if network is None or not young_norms(network.backbone):
+        return
+    theta = float(algo.impl.progress.theta)
+    why = f"batch norms have not seen {SETTLED} batches yet"
+    if theta > 0.0 and algo.config.normalization == "ptbn":
+        why = f"theta is {theta:.2f}"
+    print(
+        f"note: {why}, so norms are looked at as they train, by the statistics of this data; "
+        "evaluation and a folded copy use others, which are not learned yet"
+    )
 
 
 def _print(model: Path, algo: Any, activity: NetworkActivity, findings: list[Finding]) -> None:

@@ -10,7 +10,7 @@ from d3rlpy.logging import (
 )
 
 from d3rlpy_spiking.monitor.watch import Watch
-from policies.config import check_count
+from d3rlpy_spiking.options import check_interval
 from policies.monitor import NetworkActivity
 from policies.monitor.raster import draw
 
@@ -138,12 +138,12 @@ class SpikeTensorboardAdapterFactory(LoggerAdapterFactory):
         raster_every: epochs between two pictures, >= 1; 0: none.
 
     Raises:
-        ValueError: if raster_every is negative.
+        TypeError: if raster_every is no integer.
+        ValueError: if it is negative.
     """
 
     def __init__(self, root_dir: str = "tensorboard_logs", raster_every: int = 10) -> None:
-        if raster_every:
-            check_count("raster_every", raster_every)
+        check_interval("raster_every", raster_every)
         self._root_dir = root_dir
         self._raster_every = raster_every
 

@@ -29,17 +29,20 @@ def activity_of(
         raise ValueError("the algorithm is not built yet: call fit, build_with_dataset or load it")
     network = getattr(algo.impl, "network", None)
     if network is not None:
-        activity = look(network, contexts(algo, data, samples))
+        batch = contexts(algo, data, samples)
+        _check_steps(int(batch.masks.sum()))
+        activity = look(network, batch)
         sparse = sparse_layers(network)
     elif not hasattr(algo, "as_stateful_wrapper") and qlearning.Networks(algo).trunks:
-        activity = qlearning.look(algo, *steps(algo, data, samples))
+        observations, actions = steps(algo, data, samples)
+        _check_steps(len(observations))
+        activity = qlearning.look(algo, observations, actions)
         sparse = set()
     else:
         raise ValueError(
             f"{type(algo).__name__} holds no spiking network: take one of d3rlpy_spiking's "
             "algorithms, or PopulationSpikingEncoderFactory in an encoder field"
         )
-    _check_samples(activity)
     return activity, findings_of(activity, sparse)
 
 
@@ -53,7 +56,8 @@ def examine(algo: Any, data: Any, samples: int = SAMPLES) -> list[Finding]:
         algo: a built spiking transformer, or a Q-learning algorithm with spiking encoders.
         data: a ReplayBuffer of the task, or a batch as d3rlpy samples it.
         samples: contexts of a transformer, or steps for another algorithm, taken evenly from a
-            ReplayBuffer, >= 1; 64 environment steps are needed in all.
+            ReplayBuffer, >= 1; 64 environment steps are needed in all, where a step counts in each
+            context that it stands in.
 
     Returns:
         what was found; empty for a sound network.
@@ -66,8 +70,7 @@ def examine(algo: Any, data: Any, samples: int = SAMPLES) -> list[Finding]:
     return activity_of(algo, data, samples)[1]
 
 
-def _check_samples(activity: NetworkActivity) -> None:
-    seen = min((layer.counts.shape[0] for layer in activity.layers), default=FEW)
+def _check_steps(seen: int) -> None:
     if seen < FEW:
         raise ValueError(
             f"data must hold at least {FEW} environment steps to judge by, got {seen}; pass more "

@@ -8,7 +8,10 @@ from policies.monitor import Finding, NetworkActivity, diagnose
 
 # Samples below which a neuron that is silent, or fires at every step, may do so by chance.
 FEW = 64
-_BY_CHANCE = ("dead_layer", "high_threshold", "saturated_layer")
+# What is told from spikes alone: of few samples they may all be alike by chance, and behind an
+# embedding that says nothing they are.
+_BY_CHANCE = ("dead_layer", "high_threshold", "saturated_layer", "deaf_layer")
+_FIRST = "blocks.0.attention.input_neuron"
 
 _LEARNED = (
     "Lower the learning rate or clip the gradient (clip_grad_norm of the optimizer's factory), "
@@ -26,6 +29,7 @@ _REMEDIES = {
     "deaf_readout": "Check what has frozen or scaled the weights of this layer, and make the "
     "algorithm anew to start it again",
 }
+_STUCK = f"{_LEARNED}; check the bias and the weights of this layer"
 _MIX = (
     "Set mix_surrogate_width to 2: attention adds whole numbers of spikes, where a surrogate of "
     "width 1 is 0"
@@ -44,16 +48,47 @@ def findings_of(activity: NetworkActivity, sparse: Collection[str] = ()) -> list
         sparse: names of layers that hardly fire by nature, see `policies.monitor.diagnose`.
     """
     samples = min((layer.counts.shape[0] for layer in activity.layers), default=0)
-    found = diagnose(activity, sparse)
+    found = [
+        finding for finding in diagnose(activity, sparse) if not _fed_nothing(activity, finding)
+    ]
+    broken = any(finding.fault == "nan" for finding in found)
+    if not broken and _embedding_is_deaf(activity):
+        found = [_EMBEDDING, *(finding for finding in found if finding.fault not in _BY_CHANCE)]
     if samples < FEW:
         found = [finding for finding in found if finding.fault not in _BY_CHANCE]
     return [_reworded(finding) for finding in found]
+
+
+_EMBEDDING = Finding(
+    "deaf_layer",
+    "embedding",
+    "what it gives the first block is the same for all observations, actions and returns",
+    "Check what has frozen or zeroed the encoder, the embeddings or the layer norm behind them, "
+    "and make the algorithm anew to start them again",
+)
+
+
+def _embedding_is_deaf(activity: NetworkActivity) -> bool:
+    return any(layer.name == _FIRST and not layer.driven for layer in activity.layers)
+
+
+def _fed_nothing(activity: NetworkActivity, finding: Finding) -> bool:
+    """Whether a layer behind attention is a victim: values that are all alike come before it.
+
+    Attention adds them over more or fewer tokens, so its sums differ all the same.
+    """
+    if finding.fault == "nan" or not finding.layer.endswith(".mix_neuron"):
+        return False
+    values = finding.layer.removesuffix("mix_neuron") + "value.neuron"
+    return any(layer.name == values and not layer.tells for layer in activity.layers)
 
 
 def _reworded(finding: Finding) -> Finding:
     remedy = _REMEDIES.get(finding.fault, finding.remedy)
     if finding.fault == "vanishing_surrogate" and finding.layer.endswith(".mix_neuron"):
         remedy = _MIX
+    if finding.fault == "deaf_readout" and not finding.lasting:
+        remedy = _STUCK
     return dataclasses.replace(finding, remedy=remedy)
 
 

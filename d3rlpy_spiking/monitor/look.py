@@ -39,8 +39,26 @@ def look(network: SpikingNetwork, batch: TorchTrajectoryMiniBatch) -> NetworkAct
     head = next(name for name, module in network.named_modules() if module is network.head)
 
     mask = batch.masks.reshape(batch.masks.shape[:2])
-    activity = probe(network, lambda: _forward(network, batch), {head: mask})
+    actions: list[Tensor] = []
+
+    def run() -> Tensor:
+        out = _forward(network, batch)
+        discrete = isinstance(out, tuple)
+        values: Tensor = out[1] if discrete else out  # logits, not their probabilities
+        if not discrete:
+            actions.append(values.detach()[mask > 0])
+        return values
+
+    activity = probe(network, run, {head: mask})
+    if actions and _stuck(actions[0]):
+        readouts = tuple(dataclasses.replace(item, stuck=True) for item in activity.readouts)
+        activity = dataclasses.replace(activity, readouts=readouts)
     return _shortened(activity, way(network))
+
+
+def _stuck(actions: Tensor) -> bool:
+    """Whether actions [S, A] stand at their bounds, the same ones in all samples."""
+    return bool((actions.abs() == 1.0).all()) and bool((actions == actions[:1]).all())
 
 
 def way(network: SpikingNetwork) -> str:
@@ -118,31 +136,35 @@ def _indexed(batch: TorchTrajectoryMiniBatch, index: Any) -> TorchTrajectoryMini
     return dataclasses.replace(batch, **changes, numpy_batch=None)
 
 
-def _forward(network: SpikingNetwork, batch: TorchTrajectoryMiniBatch) -> Tensor:
-    """Actions or logits, the network in evaluation mode."""
+def _forward(network: SpikingNetwork, batch: TorchTrajectoryMiniBatch) -> Any:
+    """Actions, or probabilities and logits, the network in evaluation mode."""
     with _as_trained(network.backbone):
-        out = network(
+        return network(
             batch.observations,
             batch.actions,
             batch.returns_to_go,
             batch.timesteps,
             1 - batch.masks,
         )
-    # logits, not their probabilities
-    values: Tensor = out[1] if isinstance(out, tuple) else out
-    return values
+
+
+def young_norms(backbone: SpikingBackbone) -> bool:
+    """Whether a look takes batch statistics of its batch, as those of training are not learned."""
+    norms = [m for m in backbone.modules() if isinstance(m, PTBN | TdBN)]
+    batch_norms = [norm for norm in norms if isinstance(norm, TdBN)]
+    progressive = len(norms) > len(batch_norms)
+    young = any(int(norm.num_batches_tracked) < SETTLED for norm in batch_norms)
+    return young or (progressive and float(backbone.progress.theta) > 0.0)
 
 
 @contextmanager
 def _as_trained(backbone: SpikingBackbone) -> Iterator[None]:
     """Inside a forward in evaluation mode: batch statistics of the batch where none are learned."""
-    norms = [m for m in backbone.modules() if isinstance(m, PTBN | TdBN)]
-    batch_norms = [norm for norm in norms if isinstance(norm, TdBN)]
-    progressive = len(norms) > len(batch_norms)
-    young = any(int(norm.num_batches_tracked) < SETTLED for norm in batch_norms)
-    if not young and not (progressive and float(backbone.progress.theta) > 0.0):
+    if not young_norms(backbone):
         yield
         return
+    norms = [m for m in backbone.modules() if isinstance(m, PTBN | TdBN)]
+    batch_norms = [norm for norm in norms if isinstance(norm, TdBN)]
     learned = [dict(norm._buffers) for norm in batch_norms]
     sums = [norm.sums for norm in batch_norms]
     moved: list[nn.Module] = [backbone, *norms]  # theta is 0 where the backbone evaluates

@@ -9,19 +9,17 @@ from typing import Any
 import torch
 from d3rlpy.dataset import ReplayBufferBase
 from d3rlpy.logging import FileAdapterFactory, LoggerAdapter, LoggerAdapterFactory
-from d3rlpy.models.torch.policies import DeterministicResidualPolicy
-from d3rlpy.torch_utility import unwrap_ddp_model
 from torch import Tensor, nn
 
 from d3rlpy_spiking.encoders import PopulationSpikingEncoderWithAction, SpikingTrunk
 from d3rlpy_spiking.monitor import figures
 from d3rlpy_spiking.monitor.adapters import LayerFiguresAdapter
 from d3rlpy_spiking.monitor.faults import findings_of
-from d3rlpy_spiking.monitor.samples import episode_start, steps
+from d3rlpy_spiking.monitor.samples import check_fits, episode_start, steps
 from d3rlpy_spiking.monitor.watch import Watch, sound
+from d3rlpy_spiking.operations import count_decision
 from policies.config import check_count
 from policies.distributed import is_main
-from policies.energy import OperationCount, count_operations
 from policies.monitor import NetworkActivity, probe
 from policies.monitor.raster import MAX_SAMPLES, Raster, record
 
@@ -119,20 +117,6 @@ def _keep(seen: dict[str, Tensor], name: str, reach: float) -> Any:
     return hook
 
 
-def acting_count(algo: Any, observations: Tensor) -> OperationCount | None:
-    """Operations of a decision; None where more than one network takes part in it."""
-    modules = algo.impl.modules
-    if hasattr(modules, "vae_decoder"):
-        return None
-    acting = getattr(modules, "policy", None) or getattr(modules, "imitator", None)
-    q_funcs = getattr(modules, "q_funcs", None)
-    if acting is None and q_funcs is not None:
-        acting = q_funcs[0]
-    if acting is None or isinstance(unwrap_ddp_model(acting), DeterministicResidualPolicy):
-        return None
-    return count_operations(acting, observations)
-
-
 class QLearningWatch(Watch):
     """Looks at a Q-learning algorithm on steps of a dataset.
 
@@ -155,8 +139,7 @@ class QLearningWatch(Watch):
         out = self.note(activity, findings_of(activity), f"step {step}")
         if sound(activity):
             out |= figures.rates(activity)
-            count = acting_count(self._algo, observations)
-            out |= {} if count is None else figures.per_action(count)
+            out |= figures.per_action(count_decision(self._algo, observations))
         return out
 
     def rasters(self) -> list[Raster]:
@@ -183,7 +166,8 @@ class SpikeMonitorAdapter(LayerFiguresAdapter):
         """Look if it is time, write what is seen, then pass on."""
         if is_main() and (self._last is None or step - self._last >= self._every):
             self._last = step
-            for name, value in self._watch.take(step).items():
+            taken = self._watch.guarded(lambda: self._watch.take(step))
+            for name, value in taken.items():
                 self.write_metric(epoch, step, name, value)
         super().after_write_metric(epoch, step)
 
@@ -196,8 +180,8 @@ class SpikeMonitor(LoggerAdapterFactory):
     d3rlpy gives its callbacks no logger, but every logger the algorithm; so this one stands round
     another. Whenever d3rlpy writes metrics, at the end of each epoch as a rule, the networks run
     once more on steps of the dataset. Names are those of `d3rlpy_spiking.monitor`; energy is that
-    of the network that acts, where one alone does. Algorithms without a spiking encoder are let
-    pass. It draws no random numbers and changes no network.
+    of a greedy action, by all networks that take part in it. Algorithms without a spiking encoder
+    are let pass. It draws no random numbers and changes no network.
 
     Args:
         dataset: what is trained on; for `fit_online` the buffer.
@@ -207,8 +191,9 @@ class SpikeMonitor(LoggerAdapterFactory):
         samples: steps of the dataset in a look, >= 64.
 
     Raises:
+        TypeError: if dataset is no ReplayBuffer.
         ValueError: if a number is out of range; or in `fit`, for a spiking transformer, which has
-            its own monitor.
+            its own monitor, or if the dataset's episodes do not fit the algorithm.
     """
 
     def __init__(
@@ -222,6 +207,11 @@ class SpikeMonitor(LoggerAdapterFactory):
         check_count("samples", samples)
         if samples < 64:
             raise ValueError(f"samples must be at least 64, got {samples}: fewer say little")
+        if not isinstance(dataset, ReplayBufferBase):
+            raise TypeError(
+                "dataset must be the ReplayBuffer that the algorithm is trained on, got "
+                f"{type(dataset).__name__}"
+            )
         self._dataset = dataset
         self._inner = FileAdapterFactory() if logger_adapter is None else logger_adapter
         self._every = every
@@ -234,8 +224,12 @@ class SpikeMonitor(LoggerAdapterFactory):
                 f"{type(algo).__name__} logs its spikes by itself; pass the logger without "
                 "SpikeMonitor, and set monitor_every in the config"
             )
+        spiking = bool(Networks(algo).trunks)
+        # A buffer to be filled online has nothing to check yet.
+        if spiking and self._dataset.episodes:
+            check_fits(algo, self._dataset)
         inner = self._inner.create(algo, experiment_name, n_steps_per_epoch)
-        if not Networks(algo).trunks:
+        if not spiking:
             return inner
         watch = QLearningWatch(algo, self._dataset, self._samples)
         algo.spike_monitor = watch

@@ -27,7 +27,7 @@ def contexts(algo: Any, data: Any, count: int) -> TorchTrajectoryMiniBatch:
         return data
     scalers = _scalers(algo)
     if isinstance(data, ReplayBufferBase):
-        _check_fits(algo, data)
+        check_fits(algo, data)
         length = algo.config.context_size
         picked = [
             data.trajectory_slicer(episode, step, length) for episode, step in _spread(data, count)
@@ -56,7 +56,7 @@ def steps(algo: Any, data: Any, count: int) -> tuple[Tensor, Tensor]:
     if isinstance(data, TorchMiniBatch):
         return _vector(data.observations), data.actions
     if isinstance(data, ReplayBufferBase):
-        _check_fits(algo, data)
+        check_fits(algo, data)
         seen, done = _stacked(_spread(data, count))
     elif isinstance(data, TransitionMiniBatch):
         seen, done = np.asarray(data.observations), np.asarray(data.actions)
@@ -102,7 +102,8 @@ def _scalers(algo: Any) -> dict[str, Any]:
     return scalers
 
 
-def _check_fits(algo: Any, data: ReplayBufferBase) -> None:
+def check_fits(algo: Any, data: ReplayBufferBase) -> None:
+    """Raise ValueError unless a dataset has episodes, in shapes that a built algorithm takes."""
     if not data.episodes:
         raise ValueError("the dataset holds no episode yet: there is nothing to look at")
     shape = tuple(data.episodes[0].observation_signature.shape)

@@ -1,6 +1,7 @@
 """Looks at a network while it learns, and what loggers take of them."""
 
-from collections import defaultdict
+import warnings
+from collections.abc import Callable
 from typing import Any
 
 from d3rlpy.torch_utility import TorchTrajectoryMiniBatch
@@ -22,6 +23,7 @@ class Watch:
         activity: of the last look; None before the first.
         findings: its faults, those that may pass included.
         looks: looks so far.
+        off: whether a look has failed, after which there are none.
         warner: says which faults have been warned of.
     """
 
@@ -30,7 +32,9 @@ class Watch:
         self.findings: list[Finding] = []
         self.looks = 0
         self.warner = Warner()
-        self._waiting: dict[str, list[float]] = defaultdict(list)
+        self.off = False
+        # sum and number of each layer's figures
+        self._waiting: dict[str, tuple[float, int]] = {}
 
     def note(
         self, activity: NetworkActivity, findings: list[Finding], when: str
@@ -42,13 +46,29 @@ class Watch:
         if sound(activity):
             out = figures.summary(activity)
             for name, value in figures.by_layer(activity).items():
-                self._waiting[name].append(value)
+                total, number = self._waiting.get(name, (0.0, 0))
+                self._waiting[name] = (total + value, number + 1)
         out["faults"] = float(self.warner.judge(findings, when))
         return out
 
+    def guarded(self, take: Callable[[], dict[str, float]]) -> dict[str, float]:
+        """What a look gives. One that fails, as for want of memory, is the last: training goes on.
+
+        Args:
+            take: looks.
+        """
+        if self.off:
+            return {}
+        try:
+            return take()
+        except RuntimeError as error:
+            self.off = True
+            warnings.warn(f"the spike monitor is off: {error}", UserWarning, stacklevel=2)
+            return {}
+
     def take_layers(self) -> dict[str, float]:
         """Figures of each layer, means over the looks since this was asked last."""
-        out = {name: sum(values) / len(values) for name, values in self._waiting.items()}
+        out = {name: total / number for name, (total, number) in self._waiting.items()}
         self._waiting.clear()
         return out
 
@@ -92,7 +112,7 @@ class TransformerWatch(Watch):
             return {}
         self._batch = batch
         with paused_rates(impl.network):
-            return self._look(batch, step)
+            return self.guarded(lambda: self._look(batch, step))
 
     def _look(self, batch: TorchTrajectoryMiniBatch, step: int) -> dict[str, float]:
         impl = self._algo.impl

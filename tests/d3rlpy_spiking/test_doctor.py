@@ -1,5 +1,6 @@
 """The spike doctor names planted faults in transformers, and none in sound ones."""
 
+import dataclasses
 import random
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from d3rlpy.preprocessing import StandardObservationScaler
 
 from d3rlpy_spiking.cli import main
+from d3rlpy_spiking.cli.data import load_file
 from d3rlpy_spiking.monitor import Finding, examine
 from tests.d3rlpy_spiking import cli_common, qlearning
 from tests.d3rlpy_spiking.common import (
@@ -20,9 +22,11 @@ from tests.d3rlpy_spiking.common import (
     build,
     encoder,
     is_discrete,
+    make_config,
     make_dataset,
 )
 from tests.d3rlpy_spiking.planted import PLANTED, plant
+from tests.d3rlpy_spiking.test_training import torch_batch
 
 # The limits were chosen with seeds below 1,000.
 PLANTS = range(5000, 5028)
@@ -104,6 +108,46 @@ def test_the_release_s_surrogate_behind_attention_is_a_fault() -> None:
     assert "mix_surrogate_width" in findings[0].remedy
 
 
+@pytest.mark.parametrize("attention", ATTENTIONS)
+def test_an_embedding_that_says_nothing_is_named_and_not_its_victims(attention: str) -> None:
+    algo = build("dsformer", attention=attention)
+    with torch.no_grad():
+        algo.impl.network.embed_ln.weight.zero_()
+    findings = examine(algo, data_of(algo, 0))
+    assert named(findings) == [("deaf_layer", "embedding")]
+    assert "layer norm" in findings[0].remedy
+
+
+@pytest.mark.parametrize("block", [0, 1])
+def test_values_that_are_all_alike_leave_the_neurons_behind_attention_unnamed(block: int) -> None:
+    algo = build("dsformer", normalization="tdbn")
+    attention = algo.impl.network.backbone.transformer.blocks[block].attention
+    neuron = attention.input_neuron
+    neuron.config = dataclasses.replace(neuron.config, v_threshold=100.0)
+    with torch.no_grad():
+        for layer in (attention.query, attention.key, attention.value):
+            layer.current.norm.bias.fill_(0.4)  # fires from the second step on, for every token
+    findings = examine(algo, data_of(algo, 0))
+    assert named(findings) == [("high_threshold", f"blocks.{block}.attention.input_neuron")]
+
+
+@pytest.mark.parametrize("name", ["sdt", "dsformer", "tacr"])
+def test_actions_at_their_bounds_are_a_fault_that_may_pass(name: str) -> None:
+    algo = build(name)
+    head = algo.impl.network.head
+    with torch.no_grad():
+        head.bias.copy_(torch.tensor([1e3, -1e3]))
+    (finding,) = examine(algo, data_of(algo, 0))
+    assert finding.fault == "deaf_readout"
+    assert algo.impl.network.get_submodule(finding.layer) is head
+    assert not finding.lasting
+    assert "at their bounds" in finding.message
+    assert "learning rate" in finding.remedy
+    with torch.no_grad():
+        head.bias[1] = 0.0  # one action moves
+    assert named(examine(algo, data_of(algo, 0))) == []
+
+
 def test_a_batch_serves_as_well_and_draws_nothing() -> None:
     algo = build("dsformer")
     where = plant(algo, "saturated", random.Random(1))
@@ -164,6 +208,13 @@ def test_what_cannot_be_examined_is_named() -> None:
         examine(algo, data, samples=2)
     with pytest.raises(ValueError, match="samples"):
         examine(algo, data, samples=0)
+    padding = torch_batch(algo)
+    padding.masks.zero_()
+    with pytest.raises(ValueError, match="at least 64 environment steps to judge by, got 0"):
+        examine(algo, padding)
+    few = make_dataset(discrete=False, episodes=1, steps=22)
+    with pytest.raises(ValueError, match="at least 64 environment steps"):
+        examine(build("sdt"), few.sample_trajectory_batch(4, length=LENGTH))
     with pytest.raises(ValueError, match="observations of shape"):
         examine(build("dsformer", (4,)), data)
     with pytest.raises(ValueError, match="discrete"):
@@ -200,6 +251,35 @@ def test_the_command_finds_nothing(
     assert "no fault found" in out
     assert out.count("blocks.") == 14
     assert "theta is 1.00" in out
+
+
+@pytest.mark.parametrize(
+    ("steps", "normalization", "note"),
+    [
+        (12, "ptbn", "note: batch norms have not seen 50 batches yet, so"),  # theta is 0 by then
+        (12, "tdbn", "note: batch norms have not seen 50 batches yet, so"),
+        (52, "ptbn", None),
+        (2, "tdln", None),
+    ],
+)
+def test_the_command_says_which_statistics_it_looks_with(
+    steps: int,
+    normalization: str,
+    note: str | None,
+    tmp_path: Path,
+    pendulum: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    d3rlpy.seed(0)
+    algo = make_config("dsformer", normalization=normalization, ptbn_steps=5).create()
+    algo.create_impl((3,), 1)
+    data = load_file(Path(pendulum), False, None)
+    for _ in range(steps):
+        algo.update(data.sample_trajectory_batch(8, length=LENGTH))
+    algo.save(str(tmp_path / "model.d3"))
+    main(["doctor", str(tmp_path / "model.d3"), "--dataset", pendulum])
+    out = capsys.readouterr().out
+    assert "note:" not in out if note is None else note in out
 
 
 @pytest.mark.parametrize("kind", ["saturated", "dead by bias", "nan", "deaf head"])

@@ -15,18 +15,22 @@ from d3rlpy.logging import (
     CombineAdapterFactory,
     FileAdapterFactory,
     NoopAdapterFactory,
-    TensorboardAdapterFactory,
 )
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from d3rlpy_spiking import monitor
-from d3rlpy_spiking.monitor import SpikeFaultWarning, SpikeMonitor, SpikeTensorboardAdapterFactory
-from d3rlpy_spiking.monitor.look import look, part
+from d3rlpy_spiking.monitor import SpikeFaultWarning, SpikeTensorboardAdapterFactory
+from d3rlpy_spiking.monitor.look import excerpt, look, part
 from d3rlpy_spiking.monitor.watch import TransformerWatch
 from d3rlpy_spiking.operations import count_operations
 from policies.distributed import share_statistics
-from tests.d3rlpy_spiking import qlearning
-from tests.d3rlpy_spiking.common import CONFIGS, LENGTH, build, is_discrete, make_dataset, train
+from tests.d3rlpy_spiking.common import (
+    CONFIGS,
+    LENGTH,
+    build,
+    make_dataset,
+    train,
+)
 from tests.d3rlpy_spiking.planted import plant
 from tests.d3rlpy_spiking.test_training import batch_of, torch_batch
 from tests.kernels import NEEDS_NUMBA
@@ -120,6 +124,20 @@ def test_young_batch_norms_use_the_batch_and_settled_ones_what_they_have_learned
     assert look(algo.impl.network, batch).firing_rates["blocks.0.mlp.up.neuron"] < 0.1 * before
 
 
+def test_progressive_norms_use_the_batch_while_theta_is_above_zero() -> None:
+    algo = build("dsformer", ptbn_steps=600)
+    for _ in range(52):
+        algo.update(batch_of(algo, 4))
+    assert 0.0 < float(algo.impl.progress.theta) < 1.0
+    batch = torch_batch(algo)
+    before = look(algo.impl.network, batch).firing_rates
+    with torch.no_grad():
+        for name, buffer in algo.impl.network.named_buffers():
+            if name.endswith("running_var"):
+                buffer.mul_(1e6)
+    assert look(algo.impl.network, batch).firing_rates == before
+
+
 def test_no_rank_is_asked_for_anything(monkeypatch: pytest.MonkeyPatch) -> None:
     algo = build("dsformer")
     share_statistics(algo.impl.network)
@@ -211,8 +229,13 @@ def test_zero_switches_it_off(tmp_path: Path) -> None:
     train(algo, 2, logger_adapter=adapter, experiment_name="run", with_timestamp=False)
     assert not (tmp_path / "run" / "dead.csv").exists()
     assert (tmp_path / "run" / "firing_rate.csv").exists()
-    with pytest.raises(ValueError, match="monitor_every"):
+    with pytest.raises(ValueError, match=r"monitor_every must be .*at least 1, or 0 for none"):
         build("dsformer", monitor_every=-1)
+    for wrong in (None, False, 0.0):
+        with pytest.raises(TypeError, match=r"monitor_every must be an integer .*or 0 for none"):
+            build("dsformer", monitor_every=wrong)
+    with pytest.raises(ValueError, match="raster_every"):
+        SpikeTensorboardAdapterFactory(raster_every=-1)
 
 
 def test_tensorboard_gets_histograms_and_a_picture(tmp_path: Path) -> None:
@@ -244,6 +267,15 @@ def test_the_picture_shows_one_context(name: str) -> None:
         assert raster.steps == 4 * tokens
         assert -(-len(raster.spikes) // raster.steps) == LENGTH
         assert raster.spikes.any() or "mix" in raster.name
+
+
+def test_the_picture_shows_the_longest_context() -> None:
+    algo = build("dsformer")
+    batch = torch_batch(algo)
+    batch.masks[:, :-2] = 0.0
+    batch.masks[5, 1:] = 1.0
+    for raster in excerpt(algo.impl.network, batch):
+        assert -(-len(raster.spikes) // raster.steps) == LENGTH - 1
 
 
 def test_a_fault_is_warned_of_once_with_layer_and_remedy() -> None:
@@ -282,6 +314,46 @@ def test_a_batch_of_few_steps_raises_no_alarm_by_chance() -> None:
     assert algo.update(batch_of(algo, 4))["faults"] == 0.0
 
 
+def test_two_steps_that_look_alike_raise_no_alarm() -> None:
+    algo = build("dsformer", monitor_every=1, context_size=2, batch_size=1)
+    data = make_dataset(discrete=False)
+    for _ in range(30):  # warnings are errors
+        metrics = algo.update(data.sample_trajectory_batch(1, length=2))
+        assert metrics.get("faults", 0.0) == 0.0
+    assert algo.spike_monitor.looks > 20
+
+
+def test_a_look_that_fails_ends_looking_and_not_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    algo = build("dsformer", monitor_every=1)
+
+    def fail(*_: Any) -> Any:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr("d3rlpy_spiking.monitor.watch.look", fail)
+    with pytest.warns(UserWarning, match="the spike monitor is off: out of memory"):
+        assert "loss" in algo.update(batch_of(algo))
+    assert not NEW & set(algo.update(batch_of(algo)))
+    assert algo.spike_monitor.off
+    assert int(algo.impl.progress.step) == 2
+
+
+def test_a_look_lets_interrupts_and_warnings_that_are_errors_pass(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    algo = build("dsformer", monitor_every=1)
+    plant(algo, "saturated", random.Random(3))
+    with pytest.raises(SpikeFaultWarning):
+        algo.update(batch_of(algo))
+
+    def interrupt(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("d3rlpy_spiking.monitor.watch.look", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        algo.update(batch_of(algo))
+    assert not algo.spike_monitor.off
+
+
 def test_under_a_compiled_graph_rates_come_from_the_look() -> None:
     """Hooks would be baked into the graph; a look runs outside it."""
     algo = build("dsformer")
@@ -309,86 +381,6 @@ def test_a_copy_and_a_file_look_on(tmp_path: Path) -> None:
     assert not NEW & set(loaded.update(batch_of(loaded)))  # step 2
     assert NEW <= set(loaded.update(batch_of(loaded)))
     copy.deepcopy(algo.impl.network)
-
-
-@pytest.mark.parametrize("name", list(qlearning.SETTINGS))
-def test_q_learning_algorithms_log_all_networks(name: str, tmp_path: Path) -> None:
-    d3rlpy.seed(0)
-    algo = qlearning.make(name)
-    data = make_dataset(is_discrete(algo))
-    algo.fit(
-        data,
-        n_steps=4,
-        n_steps_per_epoch=2,
-        logger_adapter=SpikeMonitor(data, FileAdapterFactory(str(tmp_path)), every=2),
-        experiment_name="run",
-        with_timestamp=False,
-        show_progress=False,
-    )
-    folder = tmp_path / "run"
-    for metric in ("firing_rate", "dead", "gradient_flow", "coverage", "faults"):
-        assert [row[:2] for row in rows(folder, metric)] == [[1, 2], [2, 4]]
-    activity = algo.spike_monitor.activity
-    trunks = len(activity.encoders)
-    assert trunks >= 1
-    assert len(activity.layers) == 2 * trunks
-    assert len(activity.readouts) >= trunks
-    assert all(layer.flow is not None and layer.flow > 0.0 for layer in activity.layers)
-    for layer in activity.layers:
-        assert len(rows(folder, f"firing_rate.{layer.name}")) == 2
-    whole = {"BCQ", "PLAS", "PLASWithPerturbation", "BEAR"}  # several networks decide, or may
-    assert (folder / "energy_nj_per_action.csv").exists() or name in whole
-    assert [len(r.spikes) for r in algo.spike_monitor.rasters()] == [25 * 3] * 3 * trunks
-
-
-def test_the_q_learning_monitor_changes_nothing() -> None:
-    weights = []
-    for watched in (True, False):
-        d3rlpy.seed(0)
-        algo = qlearning.make("SAC")
-        data = make_dataset(discrete=False)
-        inner = NoopAdapterFactory()
-        algo.fit(
-            data,
-            n_steps=6,
-            n_steps_per_epoch=2,
-            logger_adapter=SpikeMonitor(data, inner, every=1) if watched else inner,
-            show_progress=False,
-        )
-        weights.append([p for m in qlearning.networks(algo).values() for p in m.parameters()])
-    assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
-
-
-def test_the_q_learning_monitor_names_an_encoder_range_that_misses_the_data() -> None:
-    d3rlpy.seed(0)
-    algo = qlearning.make("TD3PlusBC")
-    data = make_dataset(discrete=False)
-    for episode in data.episodes:
-        np.multiply(episode.observations, 100.0, out=episode.observations)
-    with pytest.warns(
-        SpikeFaultWarning, match="encoder_range in .*StandardObservationScale"
-    ) as seen:
-        algo.fit(
-            data,
-            n_steps=2,
-            n_steps_per_epoch=2,
-            logger_adapter=SpikeMonitor(data, NoopAdapterFactory()),
-            show_progress=False,
-        )
-    assert any("in policy._encoder.body.encoder" in str(warning.message) for warning in seen)
-    assert algo.spike_monitor.activity.encoders[0].coverage < 0.5
-
-
-def test_the_q_learning_monitor_refuses_and_lets_pass(tmp_path: Path) -> None:
-    data = make_dataset(discrete=False)
-    with pytest.raises(ValueError, match="monitor_every"):
-        train(build("dsformer"), 2, logger_adapter=SpikeMonitor(data, NoopAdapterFactory()))
-    with pytest.raises(ValueError, match="samples must be at least 64"):
-        SpikeMonitor(data, samples=8)
-    dense = d3rlpy.algos.BCConfig(batch_size=8).create()
-    factory = SpikeMonitor(data, TensorboardAdapterFactory(str(tmp_path)))
-    dense.fit(data, n_steps=2, n_steps_per_epoch=2, logger_adapter=factory, show_progress=False)
-    assert not hasattr(dense, "spike_monitor")
 
 
 def test_what_is_public() -> None:
