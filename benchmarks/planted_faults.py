@@ -215,6 +215,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", default="100:110", help="of planted faults, FIRST:END")
     parser.add_argument("--healthy", type=int, default=len(SOUND), help="sound runs, at most 10")
+    parser.add_argument("--healthy-seed", type=int, default=100, help="of the first sound run")
     args = parser.parse_args()
     first, end = map(int, args.seeds.split(":"))
     table = Table("seed", "algorithm", "planted", "in", "named")
@@ -226,12 +227,14 @@ def main() -> None:
         table.add_row(str(seed), name, planted[0], planted[1], shown)
     alarms = 0
     for index, (algorithm, env, steps, settings) in enumerate(SOUND[: args.healthy]):
-        model = algorithm("SpikingPopPolicy", env, seed=100 + index, **settings)
+        model = algorithm("SpikingPopPolicy", env, seed=args.healthy_seed + index, **settings)
         monitor = train_watched(model, steps)
         alarms += bool(monitor.warned)
         shown = str(sorted(monitor.warned)) if monitor.warned else "no warning"
         shown += "; worst " + ", ".join(f"{k} {v:.2g}" for k, v in monitor.worst.items())
-        table.add_row(str(100 + index), algorithm.__name__, "nothing", f"{env}, {steps}", shown)
+        table.add_row(
+            str(args.healthy_seed + index), algorithm.__name__, "nothing", f"{env}, {steps}", shown
+        )
     console = Console()
     console.print(table)
     console.print(f"{right} of {end - first} planted faults named exactly; {alarms} false alarms")
