@@ -64,7 +64,11 @@ def examine(policy: Any, env: VecEnv, steps: int = 1_000, seed: int = 0) -> Netw
         visits = _visits(policy, env, steps, seed)
     except ValueError as error:  # a policy with NaN refuses to act
         activity = probe(policy, lambda: None)
-        return activity if activity.broken else NetworkActivity(failed=one_line(error))
+        if activity.broken:
+            return activity
+        if "NaN" not in str(error):  # something else, and no fault of the network
+            raise
+        return NetworkActivity(failed=one_line(error))
     acting = PolicyPass(policy, critics=True)
     obs, memory = batch(policy, visits)
     return probe(policy, lambda: acting(obs, memory))

@@ -83,7 +83,7 @@ def diagnose(activity: NetworkActivity, sparse: Collection[str] = ()) -> list[Fi
     Args:
         activity: of a batch of observations that the network meets in its task, 64 or more.
         sparse: names of layers that hardly fire by nature, as behind PSSA, which multiplies three
-            spikes (up to 0.9 of their neurons never fire in sound networks): only where none at
+            spikes (up to 0.91 of their neurons never fired in sound networks): only where none at
             all fires are they dead.
     """
     broken = _nan(activity)

@@ -84,6 +84,17 @@ def test_a_seed_gives_the_same_table(trained: Any) -> None:
     assert len(table_of(first).rows) == 4
 
 
+def test_an_environments_error_is_no_fault_of_the_network(trained: Any) -> None:
+    env: Any = make_vec_env("Pendulum-v1")
+
+    def fail(_action: Any) -> Any:
+        raise ValueError("the simulator is broken")
+
+    env.step = fail
+    with pytest.raises(ValueError, match="the simulator is broken"):
+        examine(trained.policy, env, 200)
+
+
 def test_a_recurrent_policy() -> None:
     model = make("RecurrentPPO")
     activity = examine(model.policy, model.get_env(), 100)
