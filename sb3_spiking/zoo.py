@@ -156,6 +156,11 @@ def main() -> None:
     )
     parser.add_argument("command", choices=sorted(commands))
     args = parser.parse_args(sys.argv[1:2])
+    if args.command == "train" and {"--resume", "--dense"} & set(sys.argv[2:]):
+        from sb3_spiking.distributed.__main__ import main as train_with_checkpoints
+
+        train_with_checkpoints(sys.argv[1:])
+        return
     # RL Zoo's documented way to extend it: its script looks the class up here.
     vars(rl_zoo3.train)["ExperimentManager"] = SpikingExperimentManager
     # RL Zoo reads the process's arguments by itself.

@@ -1,0 +1,162 @@
+"""Spiking and dense policies on MuJoCo, with the same file and the same budget, over seeds.
+
+    python -m benchmarks.online_learning --minutes 170 --jobs 2
+
+Each run is a process of its own, `python -m sb3_spiking.zoo train --resume ...`; it writes
+checkpoints with its replay buffer, and starting the command again goes on where it was stopped.
+Several may run at once: a run that another process works on is left to it. `--list` shows what is
+done. Runs are evaluated every 10,000 steps by ten deterministic episodes.
+"""
+
+import argparse
+import fcntl
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+EVAL_FREQ, EPISODES, SAVE_FREQ = 10_000, 10, 25_000
+ENVS = ("HalfCheetah-v4", "Hopper-v4", "Walker2d-v4", "Ant-v4")
+# What a kind of run adds to the command line.
+KINDS: dict[str, tuple[str, ...]] = {
+    "dense": (
+        "--dense",
+        *("-params", "policy:'MlpPolicy'", "policy_kwargs:dict(net_arch=[256,256])"),
+    ),
+    "spiking": (),
+}
+POLL = 2.0
+
+
+class Run(NamedTuple):
+    """One training."""
+
+    env: str
+    kind: str
+    seed: int
+
+    def folder(self, out: Path) -> Path:
+        """Where RL Zoo logs it."""
+        return out / self.kind / f"{self.env}_seed{self.seed}"
+
+    def evaluations(self, out: Path) -> Path | None:
+        """The file of its evaluations, if there is one."""
+        return next(self.folder(out).glob("td3/*/evaluations.npz"), None)
+
+    def steps(self, out: Path) -> int:
+        """Step of its last evaluation."""
+        path = self.evaluations(out)
+        if path is None:
+            return 0
+        try:
+            with np.load(path) as data:
+                return int(data["timesteps"][-1])
+        except (OSError, ValueError, EOFError, KeyError):
+            return 0  # it is being written
+
+    def command(self, args: argparse.Namespace) -> list[str]:
+        """The command line."""
+        return [
+            *("-m", "sb3_spiking.zoo", "train", "--resume", "--algo", "td3", "--env", self.env),
+            *("--seed", str(self.seed), "-n", str(args.horizon), "-conf", args.config),
+            *("--eval-freq", str(EVAL_FREQ), "--eval-episodes", str(EPISODES)),
+            *("--n-eval-envs", str(EPISODES), "--save-freq", str(SAVE_FREQ)),
+            *("--num-threads", "1", "--device", "cpu", "-f", str(self.folder(Path(args.out)))),
+            *KINDS[self.kind],
+        ]
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[bool]:
+    """Whether this process may work in a folder; the claim ends with the process."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
+def has_checkpoint(folder: Path, steps: int) -> bool:
+    """Whether a checkpoint of at least so many steps is there."""
+    found = folder.glob("td3/*/checkpoints/steps_*")
+    return any(int(path.name.removeprefix("steps_")) >= steps for path in found)
+
+
+def train(run: Run, args: argparse.Namespace, deadline: float) -> None:
+    """Start or go on with a run until its steps are done or the time is over."""
+    out = Path(args.out)
+    folder = run.folder(out)
+    with claimed(folder) as free:
+        if not free or run.steps(out) >= args.steps:
+            return
+        print(f"{run}: from {run.steps(out):,} steps", flush=True)
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        with (folder / "output.txt").open("a") as log:
+            process = subprocess.Popen(
+                [sys.executable, *run.command(args)], stdout=log, stderr=log, env=environment
+            )
+            try:
+                while process.poll() is None and time.time() < deadline:
+                    done = run.steps(out) >= args.steps
+                    if args.horizon > args.steps and done and has_checkpoint(folder, args.steps):
+                        break
+                    time.sleep(POLL)
+            finally:
+                process.terminate()
+                code = process.wait()
+        print(f"{run}: {run.steps(out):,} steps, exit {code}", flush=True)
+
+
+def workers(args: argparse.Namespace) -> None:
+    """Walk through the list, `--jobs` runs at a time."""
+    if args.jobs > 1:
+        line = [sys.executable, "-m", "benchmarks.online_learning", *sys.argv[1:], "--jobs", "1"]
+        for process in [subprocess.Popen(line) for _ in range(args.jobs)]:
+            process.wait()
+        return
+    deadline = time.time() + 60 * args.minutes
+    for run in runs(args):
+        if time.time() < deadline:
+            train(run, args, deadline)
+
+
+def runs(args: argparse.Namespace) -> list[Run]:
+    """Seeds first: a stopped list has all environments with the same seeds."""
+    return [
+        Run(env, kind, seed) for seed in args.seeds for env in args.envs for kind in args.kinds
+    ]
+
+
+def main() -> None:
+    """Train what is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add: Any = parser.add_argument
+    add("--envs", nargs="+", default=list(ENVS))
+    add("--kinds", nargs="+", choices=sorted(KINDS), default=["spiking", "dense"])
+    add("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    add("--steps", type=int, default=300_000)
+    add("--horizon", type=int, default=1_000_000, help="runs can be continued up to this many")
+    add("--minutes", type=float, default=1e6)
+    add("--jobs", type=int, default=1)
+    add("--config", default="zoo_configs/td3.yml")
+    add("--out", default="runs/online")
+    add("--list", action="store_true")
+    args = parser.parse_args()
+    if args.list:
+        for run in runs(args):
+            print(f"{run.env} {run.kind} {run.seed}: {run.steps(Path(args.out)):,}")
+        return
+    workers(args)
+
+
+if __name__ == "__main__":
+    main()
