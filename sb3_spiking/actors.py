@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.type_aliases import PyTorchObs
@@ -15,9 +16,10 @@ from policies.population import PopulationReadout
 from sb3_spiking.faults import CheckedInput, check_finite_output
 from sb3_spiking.learning_rate import ScaledOptimizer
 from sb3_spiking.options import SpikingOptions
+from sb3_spiking.proxy import ProxiedActor, answer
 
 
-class SpikingActor(CheckedInput, ScaledOptimizer, Actor):
+class SpikingActor(ProxiedActor, CheckedInput, ScaledOptimizer, Actor):
     """TD3's actor with a spiking network in place of the dense one.
 
     In training mode (SB3 leaves it on after `learn`) each call moves the normalizer's statistics,
@@ -63,6 +65,15 @@ class SpikingActor(CheckedInput, ScaledOptimizer, Actor):
         self.mu = PopulationActor(features_dim, action_dim, self.options.actor_config(net_arch))
         self.options.fix_bounds(self.mu, observation_space, features_extractor)
 
+    def forward(self, obs: PyTorchObs) -> Tensor:
+        """Actions [B, action_dim]; a target's by its proxy, if it has one."""
+        features = self.extract_features(obs, self.features_extractor)
+        if self._asked:
+            return answer(self._asked, self.mu, features)
+        actions: Tensor = self.mu(features)
+        self._teach(self.mu, features, actions)
+        return actions
+
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {**super()._get_constructor_parameters(), **self.options.as_kwargs()}
 
@@ -71,7 +82,7 @@ class SpikingActor(CheckedInput, ScaledOptimizer, Actor):
         return self.mu(features, deterministic)  # type: ignore[no-any-return]  # nn.Module calls are Any
 
 
-class SpikingGaussianActor(CheckedInput, ScaledOptimizer):
+class SpikingGaussianActor(ProxiedActor, CheckedInput, ScaledOptimizer):
     """Put before the actor class of SAC, TQC or CrossQ: the Gaussian's parameters from spikes.
 
     `latent_pi` maps features to the activity of the output populations [B, action_dim * P], `mu`
@@ -99,6 +110,11 @@ class SpikingGaussianActor(CheckedInput, ScaledOptimizer):
         readout = PopulationReadout(action_dim, config.spike_steps, config.decoder, config.matmul)
         size = action_dim * config.decoder.pop_size
         if actor.use_sde:
+            if self.options.proxy_target:
+                raise ValueError(
+                    "proxy_target=True with use_sde=True: gSDE's noise depends on the spiking "
+                    "activity, which a proxy does not copy; use one of the two"
+                )
             _, actor.log_std = actor.action_dist.proba_distribution_net(
                 latent_dim=size, latent_sde_dim=size, log_std_init=actor.log_std_init
             )
@@ -114,6 +130,9 @@ class SpikingGaussianActor(CheckedInput, ScaledOptimizer):
         """Mean, log std and gSDE's latent of observations; `deterministic`: no Poisson draws."""
         actor: Any = self
         features = actor.extract_features(obs, actor.features_extractor)
+        if self._taught and actor.training and not torch.is_grad_enabled():  # for targets
+            mean, log_std = answer(self._taught, actor.latent_pi, features).chunk(2, dim=1)
+            return mean, log_std.clamp(LOG_STD_MIN, LOG_STD_MAX), {}
         activity = actor.latent_pi(features, deterministic)
         if actor.use_sde:
             mean, log_std = actor.mu(activity), actor.log_std
@@ -122,6 +141,7 @@ class SpikingGaussianActor(CheckedInput, ScaledOptimizer):
         mean, log_std = actor.mu(activity), actor.log_std(activity)
         # Before the clamp and SB3's tanh, which would turn infinity into an ordinary number.
         check_finite_output(actor, mean, log_std)
+        self._teach(actor.latent_pi, features, mean, log_std)
         return mean, log_std.clamp(LOG_STD_MIN, LOG_STD_MAX), {}
 
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> Tensor:

@@ -62,6 +62,8 @@ class SpikingPolicyMixin:
     )
     # Options whose default another algorithm's policy wants otherwise.
     default_options: ClassVar[Mapping[str, Any]] = {}
+    # Whether the algorithm asks an actor for targets, so that a proxy can answer.
+    takes_proxy: ClassVar[bool] = False
     options: SpikingOptions
 
     def __init__(
@@ -76,6 +78,11 @@ class SpikingPolicyMixin:
         options, dense_kwargs = SpikingOptions.take_from(kwargs, dense_init)
         options = self._adapt_options(options)
         self._check_options(options)
+        if options.proxy_target and not self.takes_proxy:
+            raise ValueError(
+                "proxy_target=True is for algorithms that ask an actor for targets: TD3, DDPG, SAC "
+                f"and TQC; leave it out of the policy_kwargs of {type(self).__name__}"
+            )
         signature = inspect.signature(dense_init)
         given = signature.bind_partial(observation_space, action_space, *args, **dense_kwargs)
         extractor = given.arguments.get("features_extractor_class")

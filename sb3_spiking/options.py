@@ -27,6 +27,7 @@ from policies.config import (
 from policies.kernels.choice import Kernel, Matmul, MatmulBackward
 from policies.value import ValueNetwork
 from sb3_spiking.bounds import fix_bounds
+from sb3_spiking.proxy import ProxyTarget
 
 NeuronKind = Literal["current_lif", "lif"]
 
@@ -82,6 +83,14 @@ class SpikingOptions:
     normalize_obs: bool | Literal["bounds"] = True
     # the actor's learning rate relative to the algorithm's, > 0
     actor_lr_scale: float = 0.3
+    # TD3, DDPG, SAC: a dense network that learns to copy the actor stands in as its target
+    proxy_target: bool = False
+    # its hidden layers
+    proxy_arch: tuple[int, ...] = (512, 512)
+    # its updates for each of the actor's, >= 1
+    proxy_steps: int = 3
+    # its learning rate, > 0
+    proxy_lr: float = 1e-3
     # True: critics and value networks spike as well; in DQN, QR-DQN and ARS there is no other
     spiking_critic: bool = False
     # neurons at the end of a spiking value network (DQN's, a spiking critic), >= 1
@@ -100,10 +109,17 @@ class SpikingOptions:
         check_choice("neuron", self.neuron, get_args(NeuronKind))
         check_range("i_decay", self.i_decay, 0.0, 1.0)
         check_range("actor_lr_scale", self.actor_lr_scale, 0.0, open_low=True)
+        object.__setattr__(self, "proxy_arch", tuple(self.proxy_arch))  # a list, from YAML
+        for size in self.proxy_arch:
+            check_count("proxy_arch sizes", size)
+        check_count("proxy_steps", self.proxy_steps)
+        check_range("proxy_lr", self.proxy_lr, 0.0, open_low=True)
         check_count("value_pop_size", self.value_pop_size)
         check_range("value_gain", self.value_gain, 0.0, open_low=True)
-        if not isinstance(self.spiking_critic, bool):
-            raise TypeError(f"spiking_critic must be True or False, got {self.spiking_critic!r}")
+        for name in ("spiking_critic", "proxy_target"):
+            value = getattr(self, name)
+            if not isinstance(value, bool):
+                raise TypeError(f"{name} must be True or False, got {value!r}")
         if not isinstance(self.normalize_obs, bool) and self.normalize_obs != "bounds":
             raise TypeError(
                 f"normalize_obs must be True, False or 'bounds', got {self.normalize_obs!r}"
@@ -179,6 +195,12 @@ class SpikingOptions:
             matmul=self.matmul,
             matmul_backward=self.matmul_backward,
             kernel=self.kernel,
+        )
+
+    def proxy(self, features: int, values: int, *, squash: bool) -> ProxyTarget:
+        """A dense network that learns to answer as an actor does."""
+        return ProxyTarget(
+            features, values, self.proxy_arch, self.proxy_steps, self.proxy_lr, squash
         )
 
     def value_config(

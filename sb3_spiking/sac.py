@@ -3,6 +3,7 @@
 from typing import Any, ClassVar
 
 from stable_baselines3.common.policies import ContinuousCritic
+from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.sac.policies import SACPolicy
@@ -24,6 +25,13 @@ class SpikingGaussianPolicy(SpikingPolicyMixin):
         dense: Any = super()
         dense._build(lr_schedule)
         self.actor.scale_learning_rate()
+        if self.options.proxy_target:
+            policy: Any = self
+            features, actions = self.actor.features_dim, get_action_dim(policy.action_space)
+            # mean and logarithm of the deviation of each action
+            proxy = self.options.proxy(features, 2 * actions, squash=False)
+            self.proxy = proxy.to(policy.device)
+            self.actor.teach(self.proxy)
 
     def decision(self, deterministic: bool) -> Decision | None:
         """The mean, squashed; gSDE may clip it, so it is left to the batched network."""
@@ -54,6 +62,7 @@ class SpikingSACPolicy(SpikingGaussianPolicy, SACPolicy):
     """
 
     actor_class = SpikingSACActor
+    takes_proxy = True
     actor: SpikingSACActor
 
     def make_critic(

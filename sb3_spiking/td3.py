@@ -3,6 +3,7 @@
 from typing import Any
 
 from stable_baselines3.common.policies import ContinuousCritic
+from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.td3.policies import TD3Policy
@@ -24,10 +25,18 @@ class SpikingTD3Policy(SpikingPolicyMixin, TD3Policy):
     Source: Tang et al. 2020 (PopSAN-TD3).
     """
 
+    takes_proxy = True
+
     def _build(self, lr_schedule: Schedule) -> None:
         super()._build(lr_schedule)
         assert isinstance(self.actor, SpikingActor)
         self.actor.scale_learning_rate()
+        if self.options.proxy_target:
+            assert isinstance(self.actor_target, SpikingActor)
+            features, actions = self.actor.features_dim, get_action_dim(self.action_space)
+            self.proxy = self.options.proxy(features, actions, squash=True).to(self.device)
+            self.actor.teach(self.proxy)
+            self.actor_target.ask(self.proxy)
 
     def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> SpikingActor:
         """Build a spiking actor; SB3 calls it for the actor and for its target."""

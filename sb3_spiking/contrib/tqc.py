@@ -31,6 +31,7 @@ class SpikingTQCPolicy(SpikingGaussianPolicy, TQCPolicy):
     """
 
     actor_class = SpikingTQCActor
+    takes_proxy = True
     actor: SpikingTQCActor
 
     def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> Critic:
