@@ -31,17 +31,21 @@ from sb3_spiking.registry import (  # after the checks
     SpikingPopPolicy,
     register,
 )
+from sb3_spiking.snn_aware import SpikingDDPG, SpikingSAC, SpikingTD3  # after the checks
 
 register()
 
 __all__ = [
     "CheckpointError",
+    "SpikingDDPG",
     "SpikingPopCnnLstmPolicy",
     "SpikingPopCnnPolicy",
     "SpikingPopLstmPolicy",
     "SpikingPopMultiInputLstmPolicy",
     "SpikingPopMultiInputPolicy",
     "SpikingPopPolicy",
+    "SpikingSAC",
+    "SpikingTD3",
     "load_popsan",
     "register",
 ]

@@ -28,6 +28,17 @@ SpikingPopCnnLstmPolicy = "SpikingPopCnnLstmPolicy"
 FEED_FORWARD = (SpikingPopPolicy, SpikingPopMultiInputPolicy, SpikingPopCnnPolicy)
 RECURRENT = (SpikingPopLstmPolicy, SpikingPopMultiInputLstmPolicy, SpikingPopCnnLstmPolicy)
 
+# What takes the place of a dense policy's name.
+SPIKING_NAMES = {
+    "MlpPolicy": SpikingPopPolicy,
+    "LinearPolicy": SpikingPopPolicy,
+    "MultiInputPolicy": SpikingPopMultiInputPolicy,
+    "CnnPolicy": SpikingPopCnnPolicy,
+    "MlpLstmPolicy": SpikingPopLstmPolicy,
+    "MultiInputLstmPolicy": SpikingPopMultiInputLstmPolicy,
+    "CnnLstmPolicy": SpikingPopCnnLstmPolicy,
+}
+
 Policies = tuple[type[BasePolicy], ...]
 _ACTOR_CRITIC: Policies = (
     SpikingActorCriticPolicy,

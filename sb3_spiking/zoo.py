@@ -30,16 +30,6 @@ from policies.actor import PopulationBody
 from sb3_spiking.callbacks import SpikeMonitorCallback
 from sb3_spiking.zoo_search import add_search_space, read_policy_kwargs
 
-SPIKING_NAMES = {
-    "MlpPolicy": registry.SpikingPopPolicy,
-    "LinearPolicy": registry.SpikingPopPolicy,
-    "MultiInputPolicy": registry.SpikingPopMultiInputPolicy,
-    "CnnPolicy": registry.SpikingPopCnnPolicy,
-    "MlpLstmPolicy": registry.SpikingPopLstmPolicy,
-    "MultiInputLstmPolicy": registry.SpikingPopMultiInputLstmPolicy,
-    "CnnLstmPolicy": registry.SpikingPopCnnLstmPolicy,
-}
-
 
 def spiking_name(policy: str) -> str:
     """The spiking counterpart of a policy's name in a hyperparameter file.
@@ -50,13 +40,13 @@ def spiking_name(policy: str) -> str:
     name = policy.removeprefix("sb3_spiking.")
     if name in (*registry.FEED_FORWARD, *registry.RECURRENT):
         return name
-    if name not in SPIKING_NAMES:
+    if name not in registry.SPIKING_NAMES:
         raise ValueError(
             f"the hyperparameter file names the policy {policy!r}, which has no spiking "
-            f"counterpart; known are {sorted(SPIKING_NAMES)}. Choose one with "
+            f"counterpart; known are {sorted(registry.SPIKING_NAMES)}. Choose one with "
             "-params policy:\"'SpikingPopPolicy'\""
         )
-    return SPIKING_NAMES[name]
+    return registry.SPIKING_NAMES[name]
 
 
 class SpikingExperimentManager(exp_manager.ExperimentManager):
