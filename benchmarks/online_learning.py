@@ -10,6 +10,7 @@ done. Runs are evaluated every 10,000 steps by ten deterministic episodes.
 
 import argparse
 import fcntl
+import json
 import os
 import subprocess
 import sys
@@ -91,6 +92,15 @@ def has_checkpoint(folder: Path, steps: int) -> bool:
     return any(int(path.name.removeprefix("steps_")) >= steps for path in found)
 
 
+def note(folder: Path, line: list[str], steps: int) -> None:
+    """Write down which commit goes on from which step, and how."""
+    git = ["git", "rev-parse", "--short=12", "HEAD"]
+    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
+    entry = {"from": steps, "commit": commit or "unknown", "command": ["python", *line]}
+    with (folder / "commits.jsonl").open("a") as file:
+        file.write(json.dumps(entry) + "\n")
+
+
 def train(run: Run, args: argparse.Namespace, deadline: float) -> None:
     """Start or go on with a run until its steps are done or the time is over."""
     out = Path(args.out)
@@ -100,6 +110,7 @@ def train(run: Run, args: argparse.Namespace, deadline: float) -> None:
             return
         print(f"{run}: from {run.steps(out):,} steps", flush=True)
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        note(folder, run.command(args), run.steps(out))
         with (folder / "output.txt").open("a") as log:
             process = subprocess.Popen(
                 [sys.executable, *run.command(args)], stdout=log, stderr=log, env=environment
@@ -131,9 +142,7 @@ def workers(args: argparse.Namespace) -> None:
 
 def runs(args: argparse.Namespace) -> list[Run]:
     """Seeds first: a stopped list has all environments with the same seeds."""
-    return [
-        Run(env, kind, seed) for seed in args.seeds for env in args.envs for kind in args.kinds
-    ]
+    return [Run(env, kind, seed) for seed in args.seeds for env in args.envs for kind in args.kinds]
 
 
 def main() -> None:
