@@ -12,6 +12,7 @@ import argparse
 import fcntl
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -129,10 +130,16 @@ def train(run: Run, args: argparse.Namespace, deadline: float) -> None:
 
 def workers(args: argparse.Namespace) -> None:
     """Walk through the list, `--jobs` runs at a time."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that trainings end, too
     if args.jobs > 1:
         line = [sys.executable, "-m", "benchmarks.online_learning", *sys.argv[1:], "--jobs", "1"]
-        for process in [subprocess.Popen(line) for _ in range(args.jobs)]:
-            process.wait()
+        processes = [subprocess.Popen(line) for _ in range(args.jobs)]
+        try:
+            for process in processes:
+                process.wait()
+        finally:
+            for process in processes:
+                process.terminate()
         return
     deadline = time.time() + 60 * args.minutes
     for run in runs(args):
