@@ -11,6 +11,7 @@ from torch.nn.functional import linear
 
 from policies.checks import check_features, fault_mark
 from policies.config import CurrentLIFConfig, EncoderKind, NeuronConfig, PopulationActorConfig
+from policies.intra_layer import IntraLayer
 from policies.kernels.choice import Kernel, Matmul, MatmulBackward, pick
 from policies.kernels.fields import responses
 from policies.kernels.guard import autocasts, looked_at, transformed, without_autocast
@@ -92,6 +93,8 @@ class SpikingMLP(nn.Module):
         matmul_backward: "float32" or "bf16" operands in backward; "auto": as `matmul`.
         kernel: what runs the neurons; see policies.kernels.choice.
         analog: the input is one real activation for all steps, not spikes.
+        intra_populations: populations of the last layer inside which spikes feed back; 0: none
+            does. See policies.intra_layer.
 
     Raises:
         ValueError: if fewer than two sizes are given.
@@ -106,6 +109,7 @@ class SpikingMLP(nn.Module):
         matmul_backward: MatmulBackward = "auto",
         kernel: Kernel = "auto",
         analog: bool = False,
+        intra_populations: int = 0,
     ) -> None:
         super().__init__()
         if len(sizes) < 2:
@@ -119,6 +123,12 @@ class SpikingMLP(nn.Module):
             for layer, (n_in, n_out) in enumerate(itertools.pairwise(sizes))
         )
         self.neurons = nn.ModuleList(make_neuron(neuron) for _ in sizes[1:])
+        self.intra_layer: IntraLayer | None = None
+        if intra_populations:
+            pop_size, rest = divmod(sizes[-1], intra_populations)
+            if rest:
+                raise ValueError(f"{sizes[-1]} neurons are not {intra_populations} populations")
+            self.intra_layer = IntraLayer(intra_populations, pop_size, matmul, self.grad_dtype)
 
     def forward(self, spikes_seq: Tensor) -> Tensor:
         """Propagate a spike train through all layers.
@@ -133,10 +143,19 @@ class SpikingMLP(nn.Module):
             raise ValueError("spikes_seq must have T >= 1 spike steps, got T = 0")
         if not self._is_analog() and self.fast(spikes_seq):
             return self.run(spikes_seq, spikes_seq.shape[0])
+        return self._plain(spikes_seq, 0)
+
+    def _plain(self, spikes_seq: Tensor, first: int) -> Tensor:
+        """Layers from number `first` on, module by module."""
         # An integer has no NaN: what the input marks must not get lost in the matmul.
         fault: Tensor = 0.0 * spikes_seq.detach().sum(dim=(0, 2)).unsqueeze(-1)
-        for layer, neuron in zip(self.layers(), self.neurons, strict=True):
-            spikes_seq, state = neuron(_currents(layer, spikes_seq))
+        last = len(self.linears) - 1
+        for layer in range(first, last + 1):
+            currents, neuron = _currents(self.linears[layer], spikes_seq), self.neurons[layer]
+            if layer == last and self.intra_layer is not None:
+                spikes_seq, state = self.intra_layer(currents, neuron)
+            else:
+                spikes_seq, state = neuron(currents)
             # A membrane that broke at any step is still broken after the last.
             fault = fault + fault_mark(state.v)
         return spikes_seq + fault
@@ -157,6 +176,13 @@ class SpikingMLP(nn.Module):
         # Not `modules()`, nor attributes, which take longer than a decision.
         parts: Any = self._modules
         linears, neurons = parts["linears"]._modules, parts["neurons"]._modules
+        intra = self.intra_layer
+        if intra is not None:
+            if type(intra) is not IntraLayer or intra.weight.dtype != torch.float32:
+                return False
+            if len(linears) == 1:
+                return False  # no layer is left for a kernel
+            others = (*others, intra)
         return not (
             looked_at((self, *others, *linears.values(), *neurons.values()))
             or not _alike(list(neurons.values()))
@@ -173,8 +199,11 @@ class SpikingMLP(nn.Module):
         encoder: EncoderKind | None = None,
         encoder_threshold: float = 1.0,
     ) -> Tensor:
-        """As `forward`, in one function; x is spikes, or activations [B, in] with an encoder."""
-        layers = self.layers()
+        """As `forward`, in one function; x is spikes, or activations [B, in] with an encoder.
+
+        Neurons that feed their spikes back run behind it, module by module.
+        """
+        layers = self.layers() if self.intra_layer is None else self.layers()[:-1]
         matmul, grad_dtype = in_force(self.matmul, self.grad_dtype, x.device)
         stack = Stack(
             load(pick(self.kernel, x.device)),
@@ -188,7 +217,8 @@ class SpikingMLP(nn.Module):
         )
         weights = [linear.weight for linear in layers]
         biases = [linear.bias for linear in layers]
-        return run_stack(stack, x, weights, biases)
+        spikes = run_stack(stack, x, weights, biases)
+        return spikes if self.intra_layer is None else self._plain(spikes, len(layers))
 
     def layers(self) -> list[SpikeLinear]:
         """The linear layers."""
@@ -267,6 +297,7 @@ class PopulationBody(nn.Module):
             matmul_backward=config.matmul_backward,
             kernel=config.kernel,
             analog=config.encoder.kind == "analog",
+            intra_populations=action_dim if config.intra_layer else 0,
         )
 
     def spikes(self, obs: Tensor, deterministic: bool = False) -> Tensor:

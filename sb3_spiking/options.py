@@ -94,6 +94,9 @@ class SpikingOptions:
     matmul_backward: MatmulBackward = "auto"
     # what runs the neurons: "torch", "fused", "numba", "triton"; "auto": the fastest at hand
     kernel: Kernel = "auto"
+    # True: each action's output neurons feed their spikes back to each other at the next spike
+    # step, in actors only; Chen et al. 2024 (ILC-SAN), policies.intra_layer
+    intra_layer: bool = False
 
     def __post_init__(self) -> None:
         """Check every field."""
@@ -179,15 +182,27 @@ class SpikingOptions:
             matmul=self.matmul,
             matmul_backward=self.matmul_backward,
             kernel=self.kernel,
+            intra_layer=self.intra_layer,
         )
 
     def value_config(
         self, net_arch: list[int], *, defer_normalizer: bool = False
     ) -> PopulationActorConfig:
-        """The core's settings for a value network with these hidden layers."""
+        """The core's settings for a value network with these hidden layers.
+
+        Without what only actors have.
+        """
         config = self.actor_config(net_arch, squash=False, defer_normalizer=defer_normalizer)
         decoder = replace(config.decoder, pop_size=self.value_pop_size)
-        return replace(config, decoder=decoder)
+        return replace(config, decoder=decoder, intra_layer=False)
+
+    def refuse_for_values(self, algorithm: str) -> None:
+        """Raise ValueError if an option is set that only an actor has, where there is none."""
+        if self.intra_layer:
+            raise ValueError(
+                f"intra_layer=True connects the output neurons of an actor, and {algorithm} has "
+                "none: leave it out"
+            )
 
     def fix_bounds(
         self, body: PopulationBody, space: spaces.Space[Any], extractor: nn.Module
