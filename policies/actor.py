@@ -27,6 +27,7 @@ from policies.population import (
     population_activity,
 )
 from policies.surrogate import Surrogate
+from policies.synops import charged, spike_prices
 
 if TYPE_CHECKING:
     from policies.event_driven import EventDrivenBody
@@ -95,6 +96,7 @@ class SpikingMLP(nn.Module):
         analog: the input is one real activation for all steps, not spikes.
         intra_populations: populations of the last layer inside which spikes feed back; 0: none
             does. See policies.intra_layer.
+        synops_penalty: see policies.synops; the input's spikes are not charged here.
 
     Raises:
         ValueError: if fewer than two sizes are given.
@@ -110,6 +112,7 @@ class SpikingMLP(nn.Module):
         kernel: Kernel = "auto",
         analog: bool = False,
         intra_populations: int = 0,
+        synops_penalty: float = 0.0,
     ) -> None:
         super().__init__()
         if len(sizes) < 2:
@@ -117,6 +120,7 @@ class SpikingMLP(nn.Module):
         neuron = CurrentLIFConfig() if neuron is None else neuron
         self.matmul = matmul
         self.kernel = kernel
+        self.synops_penalty = synops_penalty
         self.grad_dtype = gradient_dtype(matmul, matmul_backward)
         self.linears = nn.ModuleList(
             SpikeLinear(n_in, n_out, matmul, self.grad_dtype, analog and layer == 0)
@@ -149,16 +153,26 @@ class SpikingMLP(nn.Module):
         """Layers from number `first` on, module by module."""
         # An integer has no NaN: what the input marks must not get lost in the matmul.
         fault: Tensor = 0.0 * spikes_seq.detach().sum(dim=(0, 2)).unsqueeze(-1)
-        last = len(self.linears) - 1
+        last, prices = len(self.linears) - 1, self.prices(spikes_seq)
         for layer in range(first, last + 1):
             currents, neuron = _currents(self.linears[layer], spikes_seq), self.neurons[layer]
             if layer == last and self.intra_layer is not None:
-                spikes_seq, state = self.intra_layer(currents, neuron)
+                addition = prices[-1] if prices else 0.0
+                spikes_seq, state = self.intra_layer(currents, neuron, addition)
             else:
                 spikes_seq, state = neuron(currents)
             # A membrane that broke at any step is still broken after the last.
             fault = fault + fault_mark(state.v)
+            if prices:
+                spikes_seq = charged(spikes_seq, prices[layer + 1])
         return spikes_seq + fault
+
+    def prices(self, x: Tensor) -> list[float]:
+        """What a spike of input x [..., B, in] and of each layer is charged; empty: nothing is."""
+        if not (self.synops_penalty and self.training and torch.is_grad_enabled()):
+            return []
+        fan_out = [layer.out_features for layer in self.layers()] + [1]
+        return spike_prices(self.synops_penalty, fan_out, x.shape[-2], x.device)
 
     def _is_analog(self) -> bool:
         return bool(getattr(self.linears[0], "real_input", False))
@@ -214,6 +228,7 @@ class SpikingMLP(nn.Module):
             matmul,
             grad_dtype,
             [linear.cached for linear in layers],
+            self.prices(x)[: len(layers) + 1],
         )
         weights = [linear.weight for linear in layers]
         biases = [linear.bias for linear in layers]
@@ -298,6 +313,7 @@ class PopulationBody(nn.Module):
             kernel=config.kernel,
             analog=config.encoder.kind == "analog",
             intra_populations=action_dim if config.intra_layer else 0,
+            synops_penalty=config.synops_penalty,
         )
 
     def spikes(self, obs: Tensor, deterministic: bool = False) -> Tensor:
@@ -323,7 +339,10 @@ class PopulationBody(nn.Module):
                 self.encoder.kind(deterministic),
                 self.config.encoder.v_threshold,
             )
-        spikes: Tensor = self.mlp(self.encoder(obs, deterministic))
+        encoded: Tensor = self.encoder(obs, deterministic)
+        if self.config.encoder.kind != "analog" and (prices := self.mlp.prices(encoded)):
+            encoded = charged(encoded, prices[0])
+        spikes: Tensor = self.mlp(encoded)
         return spikes
 
     def _activation(self, obs: Tensor) -> Tensor:

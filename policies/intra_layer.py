@@ -14,17 +14,17 @@ order, these are the layer's own.
 """
 
 import math
-from collections.abc import Callable
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from policies.functional import CurrentLIFState, LIFState
+from policies.functional import CurrentLIFState, Feedback, LIFState
 from policies.kernels.choice import Matmul
 from policies.kernels.guard import transformed, without_autocast
 from policies.kernels.matmul import WeightCache, in_force
 from policies.neurons import LIF, CurrentLIF
+from policies.synops import charged
 
 
 class IntraLayer(nn.Module):
@@ -61,23 +61,27 @@ class IntraLayer(nn.Module):
         nn.init.uniform_(self.bias, -bound, bound)
 
     def forward(
-        self, i_in_seq: Tensor, neuron: LIF | CurrentLIF
+        self, i_in_seq: Tensor, neuron: LIF | CurrentLIF, price: float = 0.0
     ) -> tuple[Tensor, LIFState | CurrentLIFState]:
         """Run the neurons from state 0.
 
         Args:
             i_in_seq: currents of the layer's linear map, [T, B, A * P].
             neuron: the layer's neurons, which see i_in_seq plus the bias as their input.
+            price: what each addition is charged in backward; see policies.synops.
 
         Returns:
             spikes [T, B, A * P], and the state after the last step.
         """
+        feedback, each = self.feedback(i_in_seq.device), price * self.weight.shape[-1]
         result: tuple[Tensor, LIFState | CurrentLIFState] = neuron(
-            i_in_seq + self.bias, None, self.feedback(i_in_seq.device)
+            i_in_seq + self.bias,
+            None,
+            (lambda spikes: feedback(charged(spikes, each))) if price else feedback,
         )
         return result
 
-    def feedback(self, device: torch.device) -> Callable[[Tensor], Tensor]:
+    def feedback(self, device: torch.device) -> Feedback:
         """L as a function of spikes [B, A * P], in the arithmetic in force."""
         weight = self.weight
         matmul, grad_dtype = in_force(self.matmul, self.grad_dtype, device)

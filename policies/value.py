@@ -85,6 +85,11 @@ class ValueNetwork(PopulationBody):
                 "intra_layer=True connects the neurons of each action's population, and a value "
                 "network has none: set intra_layer=False"
             )
+        if config is not None and config.synops_penalty:
+            raise ValueError(
+                "synops_penalty is charged to actors, whose decisions cost energy: set it to 0 for "
+                f"a value network, got {config.synops_penalty!r}"
+            )
         super().__init__(obs_dim, 1, config)
         self.readout = ValueReadout(self.config.decoder.pop_size, values, gain)
 
