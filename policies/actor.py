@@ -11,6 +11,7 @@ from torch.nn.functional import linear
 
 from policies.checks import check_features, fault_mark
 from policies.config import CurrentLIFConfig, EncoderKind, NeuronConfig, PopulationActorConfig
+from policies.intra_layer import IntraLayer
 from policies.kernels.choice import Kernel, Matmul, MatmulBackward, pick
 from policies.kernels.fields import responses
 from policies.kernels.guard import autocasts, looked_at, transformed, without_autocast
@@ -26,6 +27,7 @@ from policies.population import (
     population_activity,
 )
 from policies.surrogate import Surrogate
+from policies.synops import charged, spike_prices
 
 if TYPE_CHECKING:
     from policies.event_driven import EventDrivenBody
@@ -92,6 +94,9 @@ class SpikingMLP(nn.Module):
         matmul_backward: "float32" or "bf16" operands in backward; "auto": as `matmul`.
         kernel: what runs the neurons; see policies.kernels.choice.
         analog: the input is one real activation for all steps, not spikes.
+        intra_populations: populations of the last layer inside which spikes feed back; 0: none
+            does. See policies.intra_layer.
+        synops_penalty: see policies.synops; the input's spikes are not charged here.
 
     Raises:
         ValueError: if fewer than two sizes are given.
@@ -106,6 +111,8 @@ class SpikingMLP(nn.Module):
         matmul_backward: MatmulBackward = "auto",
         kernel: Kernel = "auto",
         analog: bool = False,
+        intra_populations: int = 0,
+        synops_penalty: float = 0.0,
     ) -> None:
         super().__init__()
         if len(sizes) < 2:
@@ -113,12 +120,19 @@ class SpikingMLP(nn.Module):
         neuron = CurrentLIFConfig() if neuron is None else neuron
         self.matmul = matmul
         self.kernel = kernel
+        self.synops_penalty = synops_penalty
         self.grad_dtype = gradient_dtype(matmul, matmul_backward)
         self.linears = nn.ModuleList(
             SpikeLinear(n_in, n_out, matmul, self.grad_dtype, analog and layer == 0)
             for layer, (n_in, n_out) in enumerate(itertools.pairwise(sizes))
         )
         self.neurons = nn.ModuleList(make_neuron(neuron) for _ in sizes[1:])
+        self.intra_layer: IntraLayer | None = None
+        if intra_populations:
+            pop_size, rest = divmod(sizes[-1], intra_populations)
+            if rest:
+                raise ValueError(f"{sizes[-1]} neurons are not {intra_populations} populations")
+            self.intra_layer = IntraLayer(intra_populations, pop_size, matmul, self.grad_dtype)
 
     def forward(self, spikes_seq: Tensor) -> Tensor:
         """Propagate a spike train through all layers.
@@ -133,13 +147,32 @@ class SpikingMLP(nn.Module):
             raise ValueError("spikes_seq must have T >= 1 spike steps, got T = 0")
         if not self._is_analog() and self.fast(spikes_seq):
             return self.run(spikes_seq, spikes_seq.shape[0])
+        return self._plain(spikes_seq, 0)
+
+    def _plain(self, spikes_seq: Tensor, first: int) -> Tensor:
+        """Layers from number `first` on, module by module."""
         # An integer has no NaN: what the input marks must not get lost in the matmul.
         fault: Tensor = 0.0 * spikes_seq.detach().sum(dim=(0, 2)).unsqueeze(-1)
-        for layer, neuron in zip(self.layers(), self.neurons, strict=True):
-            spikes_seq, state = neuron(_currents(layer, spikes_seq))
+        last, prices = len(self.linears) - 1, self.prices(spikes_seq)
+        for layer in range(first, last + 1):
+            currents, neuron = _currents(self.linears[layer], spikes_seq), self.neurons[layer]
+            if layer == last and self.intra_layer is not None:
+                addition = prices[-1] if prices else 0.0
+                spikes_seq, state = self.intra_layer(currents, neuron, addition)
+            else:
+                spikes_seq, state = neuron(currents)
             # A membrane that broke at any step is still broken after the last.
             fault = fault + fault_mark(state.v)
+            if prices:
+                spikes_seq = charged(spikes_seq, prices[layer + 1])
         return spikes_seq + fault
+
+    def prices(self, x: Tensor) -> list[float]:
+        """What a spike of input x [..., B, in] and of each layer is charged; empty: nothing is."""
+        if not (self.synops_penalty and self.training and torch.is_grad_enabled()):
+            return []
+        fan_out = [layer.out_features for layer in self.layers()] + [1]
+        return spike_prices(self.synops_penalty, fan_out, x.shape[-2], x.device)
 
     def _is_analog(self) -> bool:
         return bool(getattr(self.linears[0], "real_input", False))
@@ -157,6 +190,13 @@ class SpikingMLP(nn.Module):
         # Not `modules()`, nor attributes, which take longer than a decision.
         parts: Any = self._modules
         linears, neurons = parts["linears"]._modules, parts["neurons"]._modules
+        intra = self.intra_layer
+        if intra is not None:
+            if type(intra) is not IntraLayer or intra.weight.dtype != torch.float32:
+                return False
+            if len(linears) == 1:
+                return False  # no layer is left for a kernel
+            others = (*others, intra)
         return not (
             looked_at((self, *others, *linears.values(), *neurons.values()))
             or not _alike(list(neurons.values()))
@@ -173,8 +213,11 @@ class SpikingMLP(nn.Module):
         encoder: EncoderKind | None = None,
         encoder_threshold: float = 1.0,
     ) -> Tensor:
-        """As `forward`, in one function; x is spikes, or activations [B, in] with an encoder."""
-        layers = self.layers()
+        """As `forward`, in one function; x is spikes, or activations [B, in] with an encoder.
+
+        Neurons that feed their spikes back run behind it, module by module.
+        """
+        layers = self.layers() if self.intra_layer is None else self.layers()[:-1]
         matmul, grad_dtype = in_force(self.matmul, self.grad_dtype, x.device)
         stack = Stack(
             load(pick(self.kernel, x.device)),
@@ -185,10 +228,12 @@ class SpikingMLP(nn.Module):
             matmul,
             grad_dtype,
             [linear.cached for linear in layers],
+            self.prices(x)[: len(layers) + 1],
         )
         weights = [linear.weight for linear in layers]
         biases = [linear.bias for linear in layers]
-        return run_stack(stack, x, weights, biases)
+        spikes = run_stack(stack, x, weights, biases)
+        return spikes if self.intra_layer is None else self._plain(spikes, len(layers))
 
     def layers(self) -> list[SpikeLinear]:
         """The linear layers."""
@@ -267,6 +312,8 @@ class PopulationBody(nn.Module):
             matmul_backward=config.matmul_backward,
             kernel=config.kernel,
             analog=config.encoder.kind == "analog",
+            intra_populations=action_dim if config.intra_layer else 0,
+            synops_penalty=config.synops_penalty,
         )
 
     def spikes(self, obs: Tensor, deterministic: bool = False) -> Tensor:
@@ -292,7 +339,10 @@ class PopulationBody(nn.Module):
                 self.encoder.kind(deterministic),
                 self.config.encoder.v_threshold,
             )
-        spikes: Tensor = self.mlp(self.encoder(obs, deterministic))
+        encoded: Tensor = self.encoder(obs, deterministic)
+        if self.config.encoder.kind != "analog" and (prices := self.mlp.prices(encoded)):
+            encoded = charged(encoded, prices[0])
+        spikes: Tensor = self.mlp(encoded)
         return spikes
 
     def _activation(self, obs: Tensor) -> Tensor:

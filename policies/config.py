@@ -169,6 +169,10 @@ class PopulationActorConfig:
     matmul_backward: MatmulBackward = "auto"
     # what runs the neurons; see policies.kernels.choice
     kernel: Kernel = "auto"
+    # each action's output neurons feed their spikes back to each other; see policies.intra_layer
+    intra_layer: bool = False
+    # loss that 1000 synaptic operations of a decision cost in training, >= 0; see policies.synops
+    synops_penalty: float = 0.0
 
     def __post_init__(self) -> None:
         """Check the fields that are not configs themselves."""
@@ -178,3 +182,10 @@ class PopulationActorConfig:
         check_choice("matmul", self.matmul, get_args(Matmul))
         check_choice("matmul_backward", self.matmul_backward, get_args(MatmulBackward))
         check_choice("kernel", self.kernel, get_args(Kernel))
+        check_range("synops_penalty", self.synops_penalty, 0.0)
+        if not isinstance(self.intra_layer, bool):
+            raise TypeError(f"intra_layer must be True or False, got {self.intra_layer!r}")
+        if self.intra_layer and self.spike_steps < 2:
+            raise ValueError(
+                "intra_layer=True needs spike_steps >= 2: spikes come back a step later"
+            )

@@ -119,7 +119,9 @@ class _Snapshot:
         self.statistics = (center, variance, *limits)
         self.fields = (mean, std, np.float32(MIN_VARIANCE))
         self.field_shape, self.inputs = mean.shape, mean.size
-        weights = _Weights(arrays[4::2], arrays[5::2], body.config.matmul)
+        layered = arrays[4:]
+        last = len(layered) if body.mlp.intra_layer is None else len(layered) - 2
+        weights = _Weights(layered[:last:2], layered[1:last:2], body.config.matmul)
         self.neurons = int(weights.sizes[-1])
         self.layers = (
             np.float32(encoder.v_threshold),
@@ -130,8 +132,8 @@ class _Snapshot:
             np.array([body.mlp.neuron_settings().i_decay, settings.v_decay], np.float32),
             np.float32(settings.v_threshold),
             loops.HARD if settings.reset_mode == "hard" else 1 - loops.HARD,
+            *_feedback(body),
         )
-        layered = arrays[4:]
         # Compared in place only where the parameters lie in memory as they are read.
         self._comparable = all(contiguous for _, _, contiguous in self._key)
         self._seen = (
@@ -265,6 +267,20 @@ def _as_in_matmul(weight: Floats, matmul: Matmul) -> Floats:
     return weight
 
 
+def _feedback(body: "PopulationBody") -> tuple[NDArray[np.float64], Floats]:
+    """Weights [P, A * P] and bias [A * P] inside the output populations; empty where none are.
+
+    In float64 integers add up exactly, so currents are rounded once as `_Weights`'s are.
+    """
+    intra = body.mlp.intra_layer
+    if intra is None:
+        return np.empty((0, 0)), np.empty(0, np.float32)
+    rows = intra.operand(body.config.matmul).double().flatten(0, 1).cpu()
+    # A broken weight shows in its row's bias, whether its neuron fires or not.
+    bias = intra.bias.detach().cpu() + (0.0 * rows.sum(dim=1)).float()
+    return rows.t().contiguous().numpy(), bias.numpy()
+
+
 def step_weights(config: DecoderConfig, spike_steps: int) -> Floats:
     """What a spike at each step adds to its neuron's count, [T]."""
     if config.kind == "rate":
@@ -273,7 +289,10 @@ def step_weights(config: DecoderConfig, spike_steps: int) -> Floats:
 
 
 def _tensors(body: "PopulationBody") -> list[Tensor]:
-    """Everything that changes: fields' mean and std, statistics, then weight and bias by layer."""
+    """Everything that changes: fields' mean and std, statistics, then weight and bias by layer.
+
+    Those of connections inside the output populations come last.
+    """
     parts: Any = body._modules
     encoder, normalizer = parts["encoder"], body.normalizer
     tensors = [_parameter(encoder, "mean"), _parameter(encoder, "std")]
@@ -283,6 +302,8 @@ def _tensors(body: "PopulationBody") -> list[Tensor]:
         tensors += [normalizer.running_mean, normalizer.running_var]
     for linear in parts["mlp"]._modules["linears"]._modules.values():
         tensors += [_parameter(linear, "weight"), _parameter(linear, "bias")]
+    if (intra := body.mlp.intra_layer) is not None:
+        tensors += [_parameter(intra, "weight"), _parameter(intra, "bias")]
     return tensors
 
 

@@ -19,6 +19,7 @@ are equal. SpikingJelly fires at v >= v_threshold and differs there only at exac
 Source: Tang et al. 2020 (PopSAN), current-based LIF; Huang et al. 2025 (DSFormer), LIF.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -26,6 +27,9 @@ from torch import Tensor
 
 from policies.config import CurrentLIFConfig, LIFConfig
 from policies.surrogate import SpikeFn
+
+# Spikes of a step, [B, N] -> currents that they add to the next step's, [B, N].
+Feedback = Callable[[Tensor], Tensor]
 
 
 class LIFState(NamedTuple):
@@ -97,6 +101,11 @@ def current_lif_step(
     return spikes.to(i_in.dtype), CurrentLIFState(i, v)
 
 
+def _with_feedback(i_in: Tensor, spikes_seq: list[Tensor], feedback: Feedback | None) -> Tensor:
+    """The currents of the step that follows spikes_seq, with what its last spikes add."""
+    return i_in if feedback is None or not spikes_seq else i_in + feedback(spikes_seq[-1])
+
+
 def init_lif_state(like: Tensor) -> LIFState:
     """Zero state for inputs shaped like one step, [B, N]."""
     return LIFState(torch.zeros_like(like, dtype=state_dtype(like.dtype)))
@@ -109,7 +118,11 @@ def init_current_lif_state(like: Tensor) -> CurrentLIFState:
 
 
 def lif_sequence(
-    i_in_seq: Tensor, state: LIFState | None, config: LIFConfig, spike_fn: SpikeFn
+    i_in_seq: Tensor,
+    state: LIFState | None,
+    config: LIFConfig,
+    spike_fn: SpikeFn,
+    feedback: Feedback | None = None,
 ) -> tuple[Tensor, LIFState]:
     """Run a LIF layer over all T spike steps.
 
@@ -118,25 +131,33 @@ def lif_sequence(
         state: state to continue from, or None to start at 0.
         config: decay, threshold and reset.
         spike_fn: step function with a surrogate gradient.
+        feedback: what spikes of one step add to the currents of the next, from this call's first
+            step on; None: nothing.
 
     Returns:
         spikes [T, B, N], dtype of i_in_seq; and the state after the last step.
     """
     state = init_lif_state(i_in_seq[0]) if state is None else state
-    spikes_seq = []
+    spikes_seq: list[Tensor] = []
     for i_in in i_in_seq.unbind(0):
+        i_in = _with_feedback(i_in, spikes_seq, feedback)
         spikes, state = lif_step(i_in, state, config, spike_fn)
         spikes_seq.append(spikes)
     return torch.stack(spikes_seq), state
 
 
 def current_lif_sequence(
-    i_in_seq: Tensor, state: CurrentLIFState | None, config: CurrentLIFConfig, spike_fn: SpikeFn
+    i_in_seq: Tensor,
+    state: CurrentLIFState | None,
+    config: CurrentLIFConfig,
+    spike_fn: SpikeFn,
+    feedback: Feedback | None = None,
 ) -> tuple[Tensor, CurrentLIFState]:
     """Run a current-based LIF layer over all T spike steps; as `lif_sequence`."""
     state = init_current_lif_state(i_in_seq[0]) if state is None else state
-    spikes_seq = []
+    spikes_seq: list[Tensor] = []
     for i_in in i_in_seq.unbind(0):
+        i_in = _with_feedback(i_in, spikes_seq, feedback)
         spikes, state = current_lif_step(i_in, state, config, spike_fn)
         spikes_seq.append(spikes)
     return torch.stack(spikes_seq), state

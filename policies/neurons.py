@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from policies.config import CurrentLIFConfig, LIFConfig, NeuronConfig
 from policies.functional import (
     CurrentLIFState,
+    Feedback,
     LIFState,
     current_lif_sequence,
     lif_sequence,
@@ -27,8 +28,8 @@ class LIF(nn.Module):
     Args:
         config: decay, threshold, reset and surrogate.
         fused: one backward for all steps: faster, but not twice differentiable, and without
-            gradient through the returned state. Where a state is passed in, or the network is
-            traced, the plain version runs; spikes are the same.
+            gradient through the returned state. Where a state or feedback is passed in, or the
+            network is traced, the plain version runs; spikes are the same.
     """
 
     def __init__(self, config: LIFConfig | None = None, fused: bool = False) -> None:
@@ -37,12 +38,18 @@ class LIF(nn.Module):
         self.spike_fn: SpikeFn = Surrogate(self.config.surrogate, self.config.surrogate_width)
         self.fused = fused
 
-    def forward(self, i_in_seq: Tensor, state: LIFState | None = None) -> tuple[Tensor, LIFState]:
-        """Input currents [T, B, N] -> spikes [T, B, N] and the state after the last step."""
+    def forward(
+        self, i_in_seq: Tensor, state: LIFState | None = None, feedback: Feedback | None = None
+    ) -> tuple[Tensor, LIFState]:
+        """Input currents [T, B, N] -> spikes [T, B, N] and the state after the last step.
+
+        `feedback` is what spikes add to the next step's currents; see policies.functional.
+        """
         _check_sequence(i_in_seq)
-        if self.fused and state is None and isinstance(self.spike_fn, Surrogate) and not tracing():
+        fused = self.fused and state is None and feedback is None
+        if fused and isinstance(self.spike_fn, Surrogate) and not tracing():
             return fused_lif_sequence(i_in_seq, self.config, self.spike_fn)
-        return lif_sequence(i_in_seq, state, self.config, self.spike_fn)
+        return lif_sequence(i_in_seq, state, self.config, self.spike_fn, feedback)
 
     def extra_repr(self) -> str:
         """Show the settings in print(module)."""
@@ -62,11 +69,17 @@ class CurrentLIF(nn.Module):
         self.spike_fn: SpikeFn = Surrogate(self.config.surrogate, self.config.surrogate_width)
 
     def forward(
-        self, i_in_seq: Tensor, state: CurrentLIFState | None = None
+        self,
+        i_in_seq: Tensor,
+        state: CurrentLIFState | None = None,
+        feedback: Feedback | None = None,
     ) -> tuple[Tensor, CurrentLIFState]:
-        """Input currents [T, B, N] -> spikes [T, B, N] and the state after the last step."""
+        """Input currents [T, B, N] -> spikes [T, B, N] and the state after the last step.
+
+        `feedback` is what spikes add to the next step's currents; see policies.functional.
+        """
         _check_sequence(i_in_seq)
-        return current_lif_sequence(i_in_seq, state, self.config, self.spike_fn)
+        return current_lif_sequence(i_in_seq, state, self.config, self.spike_fn, feedback)
 
     def extra_repr(self) -> str:
         """Show the settings in print(module)."""

@@ -68,6 +68,9 @@ class ValueNetwork(PopulationBody):
         values: values to give, >= 1.
         config: everything else.
         gain: see ValueReadout.
+
+    Raises:
+        ValueError: if the config asks for what only populations of actions have.
     """
 
     def __init__(
@@ -77,6 +80,16 @@ class ValueNetwork(PopulationBody):
         config: PopulationActorConfig | None = None,
         gain: float = 10.0,
     ) -> None:
+        if config is not None and config.intra_layer:
+            raise ValueError(
+                "intra_layer=True connects the neurons of each action's population, and a value "
+                "network has none: set intra_layer=False"
+            )
+        if config is not None and config.synops_penalty:
+            raise ValueError(
+                "synops_penalty is charged to actors, whose decisions cost energy: set it to 0 for "
+                f"a value network, got {config.synops_penalty!r}"
+            )
         super().__init__(obs_dim, 1, config)
         self.readout = ValueReadout(self.config.decoder.pop_size, values, gain)
 

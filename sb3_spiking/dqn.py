@@ -60,6 +60,9 @@ class SpikingDQNPolicy(ScaledOptimizer, SpikingPolicyMixin, DQNPolicy):
         "encoder_pop_size": 15,
     }
 
+    def _check_options(self, options: SpikingOptions) -> None:
+        options.refuse_for_values("DQN")
+
     def _build(self, lr_schedule: Schedule) -> None:
         super()._build(lr_schedule)
         self.scale_learning_rate()

@@ -103,6 +103,12 @@ class SpikingOptions:
     matmul_backward: MatmulBackward = "auto"
     # what runs the neurons: "torch", "fused", "numba", "triton"; "auto": the fastest at hand
     kernel: Kernel = "auto"
+    # True: each action's output neurons feed their spikes back to each other at the next spike
+    # step, in actors only; Chen et al. 2024 (ILC-SAN), policies.intra_layer
+    intra_layer: bool = False
+    # what 1000 synaptic operations of a decision cost the actor in units of its loss, >= 0, in
+    # training only; policies.synops
+    synops_penalty: float = 0.0
 
     def __post_init__(self) -> None:
         """Check every field."""
@@ -195,6 +201,8 @@ class SpikingOptions:
             matmul=self.matmul,
             matmul_backward=self.matmul_backward,
             kernel=self.kernel,
+            intra_layer=self.intra_layer,
+            synops_penalty=self.synops_penalty,
         )
 
     def proxy(self, features: int, values: int, *, squash: bool) -> ProxyTarget:
@@ -206,10 +214,30 @@ class SpikingOptions:
     def value_config(
         self, net_arch: list[int], *, defer_normalizer: bool = False
     ) -> PopulationActorConfig:
-        """The core's settings for a value network with these hidden layers."""
+        """The core's settings for a value network with these hidden layers.
+
+        Without what only actors have.
+        """
         config = self.actor_config(net_arch, squash=False, defer_normalizer=defer_normalizer)
         decoder = replace(config.decoder, pop_size=self.value_pop_size)
-        return replace(config, decoder=decoder)
+        return replace(config, decoder=decoder, intra_layer=False, synops_penalty=0.0)
+
+    def refuse_for_values(self, algorithm: str) -> None:
+        """Raise ValueError if an option is set that only an actor has, where there is none."""
+        if self.intra_layer:
+            raise ValueError(
+                f"intra_layer=True connects the output neurons of an actor, and {algorithm} has "
+                "none: leave it out"
+            )
+        self.refuse_penalty(f"{algorithm} has no actor")
+
+    def refuse_penalty(self, reason: str) -> None:
+        """Raise ValueError if the actor's operations are to be charged, with why they cannot be."""
+        if self.synops_penalty:
+            raise ValueError(
+                "synops_penalty joins the gradient of an actor's loss on its way back, but "
+                f"{reason}: leave it out, got {self.synops_penalty!r}"
+            )
 
     def fix_bounds(
         self, body: PopulationBody, space: spaces.Space[Any], extractor: nn.Module

@@ -65,8 +65,9 @@ def spike_trains(
     Poisson draws leave torch's global generator as it was; a deterministic pass has none.
 
     Raises:
-        ValueError: if an activation or a membrane is NaN or infinite.
+        ValueError: if an activation or a membrane is NaN or infinite, or spikes feed back.
     """
+    _check_forward_only(actor)
     obs = observations.to(actor.encoder.mean.device, actor.encoder.mean.dtype)
     devices = [obs.device] if obs.device.type == "cuda" else []
     with evaluating(actor), torch.random.fork_rng(devices):
@@ -93,8 +94,9 @@ def chip_network(actor: PopulationBody) -> ChipNetwork:
     """The layers of an actor on one Loihi chip.
 
     Raises:
-        ValueError: if a weight is NaN or infinite, or the chip is too small.
+        ValueError: if a weight is NaN or infinite, the chip is too small, or spikes feed back.
     """
+    _check_forward_only(actor)
     layers, steps = actor.mlp.layers(), actor.config.spike_steps
     free = iter(range(CORES))
     placed = _Placed(free)
@@ -114,6 +116,15 @@ def chip_network(actor: PopulationBody) -> ChipNetwork:
         fan_out.append(np.count_nonzero(weight, axis=0))
         bias_synapses += int(np.count_nonzero(bias))
     return ChipNetwork(header, arrays, placed.used, fan_out, bias_synapses)
+
+
+def _check_forward_only(actor: PopulationBody) -> None:
+    if actor.mlp.intra_layer is not None:
+        raise ValueError(
+            "intra_layer=True feeds spikes back inside the output populations, and only networks "
+            "whose spikes go forward are put on the simulated chip: count its operations with "
+            "policies.energy.count_operations"
+        )
 
 
 class _Placed:

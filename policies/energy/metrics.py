@@ -33,16 +33,18 @@ from policies.energy.count import evaluating, first_tensor
 from policies.energy.torch_rules import TORCH_RULES
 from policies.functional import (
     CurrentLIFState,
+    Feedback,
     LIFState,
     current_lif_step,
     init_current_lif_state,
     init_lif_state,
     lif_step,
 )
+from policies.intra_layer import IntraLayer
 from policies.neurons import LIF, CurrentLIF
 
 _WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_RECURRENT = (nn.RNNBase, nn.RNNCellBase)
+_RECURRENT = (nn.RNNBase, nn.RNNCellBase, IntraLayer)
 _ACTIVATIONS = (nn.ReLU, nn.Sigmoid)
 # Operations of one update by reset, as snnTorch's neuron of the same equations.
 _UPDATE = {LIF: {"soft": 4, "hard": 4}, CurrentLIF: {"soft": 6, "hard": 8}}
@@ -168,7 +170,7 @@ class _Run:
         assert isinstance(module, LIF | CurrentLIF)
         self._activation(module, args, output[0])
         state = args[1] if len(args) > 1 else None
-        updates = _updates(module, args[0], state)
+        updates = _updates(module, args[0], state, args[2] if len(args) > 2 else None)
         each = _UPDATE[CurrentLIF if isinstance(module, CurrentLIF) else LIF]
         each_update = each[module.config.reset_mode]
         self.spiking = True
@@ -178,24 +180,30 @@ class _Run:
 
 
 def _updates(
-    module: LIF | CurrentLIF, i_in_seq: Tensor, state: LIFState | CurrentLIFState | None
+    module: LIF | CurrentLIF,
+    i_in_seq: Tensor,
+    state: LIFState | CurrentLIFState | None,
+    feedback: Feedback | None,
 ) -> int:
     """Membranes that a step changed, over all steps and samples; without a state, all at first."""
     updates = 0
+    spikes: Tensor | None = None
     for i_in in i_in_seq:
         before = None if state is None else state.v
-        state = _step(module, i_in, state)
+        if feedback is not None and spikes is not None:
+            i_in = i_in + feedback(spikes)
+        spikes, state = _step(module, i_in, state)
         updates += i_in.numel() if before is None else int((state.v != before).sum())
     return updates
 
 
 def _step(
     module: LIF | CurrentLIF, i_in: Tensor, state: LIFState | CurrentLIFState | None
-) -> LIFState | CurrentLIFState:
+) -> tuple[Tensor, LIFState | CurrentLIFState]:
     if isinstance(module, CurrentLIF):
         assert not isinstance(state, LIFState)
         old = init_current_lif_state(i_in) if state is None else state
-        return current_lif_step(i_in, old, module.config, module.spike_fn)[1]
+        return current_lif_step(i_in, old, module.config, module.spike_fn)
     assert not isinstance(state, CurrentLIFState)
     start = init_lif_state(i_in) if state is None else state
-    return lif_step(i_in, start, module.config, module.spike_fn)[1]
+    return lif_step(i_in, start, module.config, module.spike_fn)

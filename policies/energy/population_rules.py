@@ -8,6 +8,8 @@
     PopulationReadout   one product an active neuron
     ValueReadout        one product an active neuron and value, and one for the level
     SpikeLinear         as any linear layer
+    IntraLayer          one addition a weight of a spike that comes back: those of the last spike
+                        step do not
 
 Factors that belong into weights cost nothing: 1 / T of a rate, the gain of ValueReadout.
 """
@@ -20,6 +22,7 @@ from torch import Tensor, nn
 from policies.actor import SpikeLinear
 from policies.energy.layer_count import LayerCount, Rule, is_binary, products
 from policies.energy.torch_rules import linear, spiked
+from policies.intra_layer import IntraLayer
 from policies.neurons import LIF, CurrentLIF
 from policies.normalizer import RunningNormalizer
 from policies.population import PopulationDecoder, PopulationEncoder, PopulationReadout
@@ -71,6 +74,21 @@ def _spike_linear(
     return rule(module, args, output, samples)
 
 
+def _intra_layer(_module: nn.Module, _args: Any, output: Any, samples: int) -> LayerCount:
+    assert isinstance(_module, IntraLayer)
+    weight = _module.weight
+    spikes = output[0][:-1].unflatten(2, weight.shape[:2])  # [T - 1, B, A, P]
+    fan_out = (weight != 0).sum(dim=1).double()  # [A, P]
+    calls = spikes.shape[0] * spikes.shape[1]
+    return LayerCount(
+        accumulates=float(((spikes != 0) * fan_out).sum()) / samples,
+        dense=calls * weight.numel() / samples,
+        kind="linear",
+        spiked=True,
+        slots=calls * float(fan_out.sum()) / samples,
+    )
+
+
 def _neurons(_module: nn.Module, _args: tuple[Any, ...], output: Any, _samples: int) -> LayerCount:
     return LayerCount(firing_rate=float(output[0].mean()), kind="neurons")
 
@@ -80,6 +98,7 @@ POPULATION_RULES: dict[type[nn.Module], Rule] = {
     PopulationEncoder: _encoder,
     PopulationReadout: _readout,
     SpikeLinear: _spike_linear,
+    IntraLayer: _intra_layer,
     LIF: _neurons,
     CurrentLIF: _neurons,
 }

@@ -200,19 +200,35 @@ def _add_rows(spikes: Any, rows: Any, fired: Any, total: Any) -> None:
 
 @compiled
 def _layer(
-    spikes: Any, rows: Any, scale: Any, bias: Any, decays: Any, threshold: Any, reset: int, out: Any
+    spikes: Any,
+    rows: Any,
+    scale: Any,
+    bias: Any,
+    decays: Any,
+    threshold: Any,
+    reset: int,
+    back: Any,
+    back_bias: Any,
+    out: Any,
 ) -> bool:
-    """One layer: spikes [T, in] -> spikes [T, out]; whether its membranes are finite."""
+    """One layer: spikes [T, in] -> spikes [T, out]; whether its membranes are finite.
+
+    `back` [P, out] and `back_bias` [out], or of length 0: weights and bias of spikes that come back
+    to each population of P neurons; see policies.intra_layer.
+    """
     steps, size = out.shape
     i = np.zeros(size, np.float32)
     v = np.zeros(size, np.float32)
     total = np.zeros(size, rows.dtype)
     fired = np.empty(spikes.shape[1] + 1, np.int64)
+    returned = np.zeros(back.shape[1], np.float64)
     i_decay, v_decay = decays[0], decays[1]
     for t in range(steps):
         _add_rows(spikes[t], rows, fired, total)
         for n in range(size):
             current = np.float32(total[n]) * scale[n] + bias[n]
+            if back.shape[0] > 0:
+                current = (current + back_bias[n]) + np.float32(returned[n])
             i[n] = i[n] * i_decay + current
             v[n] = v[n] * v_decay + i[n]
         for n in range(size):
@@ -223,10 +239,24 @@ def _layer(
         else:
             for n in range(size):
                 v[n] = v[n] - threshold * np.float32(out[t, n])
+        if back.shape[0] > 0:
+            _send_back(out[t], back, returned)
     sound = True
     for n in range(size):
         sound &= bool(np.isfinite(v[n]))
     return sound
+
+
+@compiled
+def _send_back(spikes: Any, back: Any, returned: Any) -> None:
+    """Sum [N] of the weights [P, N] inside populations of P neurons of those that fired."""
+    size = back.shape[0]
+    returned[:] = 0.0
+    for n in range(spikes.shape[0]):
+        if spikes[n] != 0:
+            first = n // size * size
+            for m in range(first, first + size):
+                returned[m] += back[n - first, m]
 
 
 @compiled
@@ -240,6 +270,8 @@ def propagate(
     decays: Any,
     threshold: Any,
     reset: int,
+    back: Any,
+    back_bias: Any,
     counts: Any,
     step_weights: Any,
 ) -> bool:
@@ -247,8 +279,9 @@ def propagate(
 
     `encoder_threshold` is the deterministic encoder's; `sizes` the neurons of the input and of each
     layer; `rows`, `scale`, `bias` those of all layers, one after the other, a layer's rows being
-    [in, out]; `decays` (i_decay, v_decay), `threshold` and `reset` the neuron's; `step_weights` [T]
-    the weight of a spike in its count.
+    [in, out]; `decays` (i_decay, v_decay), `threshold` and `reset` the neuron's; `back` and
+    `back_bias` those of the last layer, see `_layer`; `step_weights` [T] the weight of a spike in
+    its count.
 
     Returns:
         whether all membranes are finite.
@@ -262,6 +295,7 @@ def propagate(
         row, neuron = 0, 0
         for layer in range(sizes.shape[0] - 1):
             n_in, n_out = sizes[layer], sizes[layer + 1]
+            inside = back.shape[0] if layer == sizes.shape[0] - 2 else 0
             out = buffers[(layer + 1) % 2, : steps * n_out].reshape((steps, n_out))
             sound &= _layer(
                 spikes,
@@ -271,6 +305,8 @@ def propagate(
                 decays,
                 threshold,
                 reset,
+                back[:inside],
+                back_bias,
                 out,
             )
             row += n_in * n_out

@@ -37,6 +37,8 @@ class Stack(NamedTuple):
         matmul: arithmetic forward.
         grad_dtype: dtype of the operands of backward matmuls.
         caches: one a layer.
+        prices: what backward adds to the gradient of a spike of the encoder and of each layer;
+            empty: nothing. See policies.synops.
     """
 
     kernel: NeuronKernel
@@ -47,6 +49,7 @@ class Stack(NamedTuple):
     matmul: Matmul
     grad_dtype: torch.dtype
     caches: Sequence[WeightCache]
+    prices: Sequence[float] = ()
 
 
 def run_stack(
@@ -160,6 +163,9 @@ def _backward(ctx: Any, grad: Tensor) -> Any:
     grad_biases: list[Tensor | None] = [None] * layers
     for layer in range(layers - 1, -1, -1):
         step_weights = _step_weights(stack, grad.device) if layer == 0 else None
+        if stack.prices:  # in place but for the last layer's, which is not ours
+            price = stack.prices[layer + 1]
+            grad = grad + price if layer == layers - 1 else grad.add_(price)
         out = stack.kernel.backward(
             membranes[layer],
             biases[layer],
@@ -181,6 +187,9 @@ def _backward(ctx: Any, grad: Tensor) -> Any:
             if layer > 0 or stack.encoder is None:
                 grad = grad.view(stack.spike_steps, -1, grad.shape[-1])
     grad_x = grad.to(torch.float32, copy=True) if ctx.needs_input_grad[1] else None
+    if grad_x is not None and stack.prices and stack.encoder in ("deterministic", "poisson"):
+        assert step_weights is not None
+        grad_x += stack.prices[0] * step_weights.sum()
     return None, grad_x, *grad_weights, *grad_biases
 
 

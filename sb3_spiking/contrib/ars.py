@@ -94,6 +94,7 @@ class SpikingARSPolicy(CheckedInput, SpikingPolicyMixin, ARSPolicy):
             )
         if options.spiking_critic:
             raise ValueError("ARS has no critic: leave out spiking_critic")
+        options.refuse_penalty("ARS takes no gradients")
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         """As sb3-contrib's, which forgets `squash_output`."""

@@ -55,6 +55,9 @@ class SpikingQRDQNPolicy(ScaledOptimizer, SpikingPolicyMixin, QRDQNPolicy):
 
     default_options = SpikingDQNPolicy.default_options
 
+    def _check_options(self, options: SpikingOptions) -> None:
+        options.refuse_for_values("QR-DQN")
+
     def _build(self, lr_schedule: Schedule) -> None:
         super()._build(lr_schedule)
         self.scale_learning_rate()

@@ -29,6 +29,7 @@ class SpikingTRPOPolicy(SpikingActorCriticPolicy):
                 f"TRPO differentiates the policy twice, which kernel={options.kernel!r} cannot do; "
                 "leave kernel out, or set it to 'torch'"
             )
+        options.refuse_penalty("TRPO takes gradients of several functions, not of one loss")
 
 
 class SpikingTRPOMultiInputPolicy(DictInput, SpikingTRPOPolicy):
