@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from policies.batch_norm import CurrentNorm, add_norm
 from policies.checks import check_features, fault_mark
 from policies.config import CurrentLIFConfig, EncoderKind, NeuronConfig, PopulationActorConfig
+from policies.kernels.batch_norm import StackNorms
 from policies.kernels.choice import Kernel, Matmul, MatmulBackward, pick
 from policies.kernels.fields import responses
 from policies.kernels.guard import autocasts, looked_at, transformed, without_autocast
@@ -25,6 +27,7 @@ from policies.population import (
     PopulationEncoder,
     population_activity,
 )
+from policies.recalibration import estimate_statistics
 from policies.surrogate import Surrogate
 
 if TYPE_CHECKING:
@@ -58,21 +61,47 @@ class SpikeLinear(nn.Linear):
         self.grad_dtype = grad_dtype
         self.real_input = real_input
         self.cached = WeightCache()
+        self.norm: CurrentNorm | None = None
+
+    def learns_statistics(self, batch: int) -> bool:
+        """Whether currents are normalized by their own batch; one sample has no statistics."""
+        if self.norm is None or not self.training or not torch.is_grad_enabled():
+            return False
+        if batch < 2:
+            self.norm.skip()
+        return batch > 1
+
+    def folded(self) -> tuple[Tensor, Tensor]:
+        """Weight [out, in] and bias [out], with the norm's moving statistics in them."""
+        norm = self.norm
+        return (self.weight, self.bias) if norm is None else norm.fold(self.weight, self.bias)
 
     def forward(self, spikes: Tensor) -> Tensor:
         """Currents of spikes, under autocast to bfloat16 those of "bf16".
 
-        PyTorch's own for tracers, functorch, autocast to float16 and other dtypes.
+        PyTorch's own for tracers, functorch, autocast to float16 and other dtypes. A norm that
+        learns its statistics takes [T, B, in], with [B, in] for T = 1.
         """
+        if self.norm is None or not self.learns_statistics(spikes.shape[-2]):
+            return self._currents(spikes, *self.folded())
+        raw = self.raw_currents(spikes)
+        normed: Tensor = self.norm(raw.view(-1, *raw.shape[-2:]), self.bias)
+        return normed.view(raw.shape)
+
+    def raw_currents(self, spikes: Tensor) -> Tensor:
+        """Currents of spikes without bias and norm."""
+        return self._currents(spikes, self.weight, torch.zeros_like(self.bias))
+
+    def _currents(self, spikes: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         if transformed(spikes.device) or self.weight.dtype != torch.float32:
-            currents: Tensor = linear(spikes, self.weight, self.bias)
+            currents: Tensor = linear(spikes, weight, bias)
             return currents
         matmul, grad_dtype = in_force(self.matmul, self.grad_dtype, spikes.device)
         if self.real_input:
             with without_autocast(spikes.device) if matmul == "bf16" else nullcontext():
-                return real_linear(spikes, self.weight, self.bias, matmul)
+                return real_linear(spikes, weight, bias, matmul)
         flat = spikes.reshape(-1, spikes.shape[-1])
-        currents = spike_linear(flat, self.weight, self.bias, matmul, self.cached, grad_dtype)
+        currents = spike_linear(flat, weight, bias, matmul, self.cached, grad_dtype)
         return currents.view(*spikes.shape[:-1], self.out_features)
 
 
@@ -92,6 +121,7 @@ class SpikingMLP(nn.Module):
         matmul_backward: "float32" or "bf16" operands in backward; "auto": as `matmul`.
         kernel: what runs the neurons; see policies.kernels.choice.
         analog: the input is one real activation for all steps, not spikes.
+        batch_norm: normalize each layer's currents; see policies.batch_norm.
 
     Raises:
         ValueError: if fewer than two sizes are given.
@@ -106,6 +136,7 @@ class SpikingMLP(nn.Module):
         matmul_backward: MatmulBackward = "auto",
         kernel: Kernel = "auto",
         analog: bool = False,
+        batch_norm: bool = False,
     ) -> None:
         super().__init__()
         if len(sizes) < 2:
@@ -119,6 +150,9 @@ class SpikingMLP(nn.Module):
             for layer, (n_in, n_out) in enumerate(itertools.pairwise(sizes))
         )
         self.neurons = nn.ModuleList(make_neuron(neuron) for _ in sizes[1:])
+        if batch_norm:
+            for layer in self.layers():
+                add_norm(layer, neuron.v_threshold)
 
     def forward(self, spikes_seq: Tensor) -> Tensor:
         """Propagate a spike train through all layers.
@@ -176,6 +210,7 @@ class SpikingMLP(nn.Module):
         """As `forward`, in one function; x is spikes, or activations [B, in] with an encoder."""
         layers = self.layers()
         matmul, grad_dtype = in_force(self.matmul, self.grad_dtype, x.device)
+        norms = self._norms(x)
         stack = Stack(
             load(pick(self.kernel, x.device)),
             self.neuron_settings(),
@@ -185,10 +220,23 @@ class SpikingMLP(nn.Module):
             matmul,
             grad_dtype,
             [linear.cached for linear in layers],
+            norms,
         )
-        weights = [linear.weight for linear in layers]
-        biases = [linear.bias for linear in layers]
+        if norms is not None:
+            parameters = [(linear.weight, linear.bias) for linear in layers]
+        else:
+            parameters = [linear.folded() for linear in layers]
+        weights, biases = zip(*parameters, strict=True)
         return run_stack(stack, x, weights, biases)
+
+    def _norms(self, x: Tensor) -> StackNorms | None:
+        """What normalizes the layers by their batch, where something shall."""
+        found = [layer.norm for layer in self.layers() if layer.learns_statistics(x.shape[-2])]
+        norms = [norm for norm in found if norm is not None]
+        if not norms:
+            return None
+        compiled = pick(self.kernel, x.device) == "numba"
+        return StackNorms([n.gain for n in norms], [n.follow for n in norms], compiled)
 
     def layers(self) -> list[SpikeLinear]:
         """The linear layers."""
@@ -223,6 +271,9 @@ def _currents(layer: nn.Module, spikes_seq: Tensor) -> Tensor:
     if getattr(layer, "real_input", False):  # the same at each step
         current: Tensor = layer(spikes_seq[0])
         return current.expand(len(spikes_seq), -1, -1)
+    if isinstance(layer, SpikeLinear) and layer.norm is not None:  # it tells steps from samples
+        normed: Tensor = layer(spikes_seq)
+        return normed
     currents: Tensor = layer(spikes_seq.flatten(0, 1))  # [T, B, in] -> [T * B, out]
     out: Tensor = currents.unflatten(0, spikes_seq.shape[:2])
     return out
@@ -267,7 +318,10 @@ class PopulationBody(nn.Module):
             matmul_backward=config.matmul_backward,
             kernel=config.kernel,
             analog=config.encoder.kind == "analog",
+            batch_norm=config.batch_norm,
         )
+        if config.batch_norm:
+            estimate_statistics(self)
 
     def spikes(self, obs: Tensor, deterministic: bool = False) -> Tensor:
         """Spikes of the output neurons, [T, B, N]; NaN for samples with a NaN or infinite value.

@@ -163,6 +163,8 @@ class PopulationActorConfig:
     defer_normalizer: bool = False
     # tanh on the decoded values, so that they lie in [-1, 1]
     squash: bool = True
+    # batch normalization in front of every layer's neurons; see policies.batch_norm
+    batch_norm: bool = False
     # arithmetic of spikes times weights; see policies.kernels.matmul
     matmul: Matmul = "exact"
     # operands of the matmuls of backward; "auto": bf16 with matmul="bf16", else float32
@@ -175,6 +177,8 @@ class PopulationActorConfig:
         for size in self.hidden_sizes:
             check_count("net_arch sizes", size)
         check_count("spike_steps", self.spike_steps)
+        if not isinstance(self.batch_norm, bool):
+            raise TypeError(f"batch_norm must be True or False, got {self.batch_norm!r}")
         check_choice("matmul", self.matmul, get_args(Matmul))
         check_choice("matmul_backward", self.matmul_backward, get_args(MatmulBackward))
         check_choice("kernel", self.kernel, get_args(Kernel))

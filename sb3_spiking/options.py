@@ -80,6 +80,8 @@ class SpikingOptions:
     # in front of the encoder: True, a running z-score; "bounds", the observation space's bounds
     # and a running z-score where it has none; False, nothing
     normalize_obs: bool | Literal["bounds"] = True
+    # batch normalization in the actor (TD3, DDPG, SAC, TQC, CrossQ); see sb3_spiking.batch_norm
+    batch_norm: bool = False
     # the actor's learning rate relative to the algorithm's, > 0
     actor_lr_scale: float = 0.3
     # True: critics and value networks spike as well; in DQN, QR-DQN and ARS there is no other
@@ -176,6 +178,7 @@ class SpikingOptions:
             normalize=self.normalize_obs is not False,
             defer_normalizer=defer_normalizer,
             squash=squash,
+            batch_norm=self.batch_norm,
             matmul=self.matmul,
             matmul_backward=self.matmul_backward,
             kernel=self.kernel,
@@ -187,7 +190,7 @@ class SpikingOptions:
         """The core's settings for a value network with these hidden layers."""
         config = self.actor_config(net_arch, squash=False, defer_normalizer=defer_normalizer)
         decoder = replace(config.decoder, pop_size=self.value_pop_size)
-        return replace(config, decoder=decoder)
+        return replace(config, decoder=decoder, batch_norm=False)  # it is the actor's
 
     def fix_bounds(
         self, body: PopulationBody, space: spaces.Space[Any], extractor: nn.Module
