@@ -223,7 +223,7 @@ class SpikingMLP(nn.Module):
             norms,
         )
         if norms is not None:
-            parameters = [(linear.weight, linear.bias) for linear in layers]
+            parameters: list[tuple[Tensor, Tensor]] = [(n.weight, n.bias) for n in layers]
         else:
             parameters = [linear.folded() for linear in layers]
         weights, biases = zip(*parameters, strict=True)

@@ -78,7 +78,7 @@ def _run(stack: Stack, x: Tensor, weights: Sequence[Tensor], biases: Sequence[Te
 
 
 class _Saved(NamedTuple):
-    """What backward needs of each layer: input spikes [T, B, in], `Pass.saved` [T, B, out], norm."""
+    """What backward needs of each layer: input spikes [T, B, in], `Pass.saved`, norm."""
 
     inputs: list[Tensor]
     membranes: list[Tensor]
