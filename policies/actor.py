@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from policies.batch_norm import CurrentNorm, add_norm
 from policies.checks import check_features, fault_mark
 from policies.config import CurrentLIFConfig, EncoderKind, NeuronConfig, PopulationActorConfig
 from policies.intra_layer import IntraLayer
+from policies.kernels.batch_norm import StackNorms
 from policies.kernels.choice import Kernel, Matmul, MatmulBackward, pick
 from policies.kernels.fields import responses
 from policies.kernels.guard import autocasts, looked_at, transformed, without_autocast
@@ -26,6 +28,7 @@ from policies.population import (
     PopulationEncoder,
     population_activity,
 )
+from policies.recalibration import estimate_statistics
 from policies.surrogate import Surrogate
 from policies.synops import charged, spike_prices
 
@@ -60,21 +63,47 @@ class SpikeLinear(nn.Linear):
         self.grad_dtype = grad_dtype
         self.real_input = real_input
         self.cached = WeightCache()
+        self.norm: CurrentNorm | None = None
+
+    def learns_statistics(self, batch: int) -> bool:
+        """Whether currents are normalized by their own batch; one sample has no statistics."""
+        if self.norm is None or not self.training or not torch.is_grad_enabled():
+            return False
+        if batch < 2:
+            self.norm.skip()
+        return batch > 1
+
+    def folded(self) -> tuple[Tensor, Tensor]:
+        """Weight [out, in] and bias [out], with the norm's moving statistics in them."""
+        norm = self.norm
+        return (self.weight, self.bias) if norm is None else norm.fold(self.weight, self.bias)
 
     def forward(self, spikes: Tensor) -> Tensor:
         """Currents of spikes, under autocast to bfloat16 those of "bf16".
 
-        PyTorch's own for tracers, functorch, autocast to float16 and other dtypes.
+        PyTorch's own for tracers, functorch, autocast to float16 and other dtypes. A norm that
+        learns its statistics takes [T, B, in], with [B, in] for T = 1.
         """
+        if self.norm is None or not self.learns_statistics(spikes.shape[-2]):
+            return self._currents(spikes, *self.folded())
+        raw = self.raw_currents(spikes)
+        normed: Tensor = self.norm(raw.view(-1, *raw.shape[-2:]), self.bias)
+        return normed.view(raw.shape)
+
+    def raw_currents(self, spikes: Tensor) -> Tensor:
+        """Currents of spikes without bias and norm."""
+        return self._currents(spikes, self.weight, torch.zeros_like(self.bias))
+
+    def _currents(self, spikes: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         if transformed(spikes.device) or self.weight.dtype != torch.float32:
-            currents: Tensor = linear(spikes, self.weight, self.bias)
+            currents: Tensor = linear(spikes, weight, bias)
             return currents
         matmul, grad_dtype = in_force(self.matmul, self.grad_dtype, spikes.device)
         if self.real_input:
             with without_autocast(spikes.device) if matmul == "bf16" else nullcontext():
-                return real_linear(spikes, self.weight, self.bias, matmul)
+                return real_linear(spikes, weight, bias, matmul)
         flat = spikes.reshape(-1, spikes.shape[-1])
-        currents = spike_linear(flat, self.weight, self.bias, matmul, self.cached, grad_dtype)
+        currents = spike_linear(flat, weight, bias, matmul, self.cached, grad_dtype)
         return currents.view(*spikes.shape[:-1], self.out_features)
 
 
@@ -97,6 +126,7 @@ class SpikingMLP(nn.Module):
         intra_populations: populations of the last layer inside which spikes feed back; 0: none
             does. See policies.intra_layer.
         synops_penalty: see policies.synops; the input's spikes are not charged here.
+        batch_norm: normalize each layer's currents; see policies.batch_norm.
 
     Raises:
         ValueError: if fewer than two sizes are given.
@@ -113,6 +143,7 @@ class SpikingMLP(nn.Module):
         analog: bool = False,
         intra_populations: int = 0,
         synops_penalty: float = 0.0,
+        batch_norm: bool = False,
     ) -> None:
         super().__init__()
         if len(sizes) < 2:
@@ -133,6 +164,9 @@ class SpikingMLP(nn.Module):
             if rest:
                 raise ValueError(f"{sizes[-1]} neurons are not {intra_populations} populations")
             self.intra_layer = IntraLayer(intra_populations, pop_size, matmul, self.grad_dtype)
+        if batch_norm:
+            for layer in self.layers():
+                add_norm(layer, neuron.v_threshold)
 
     def forward(self, spikes_seq: Tensor) -> Tensor:
         """Propagate a spike train through all layers.
@@ -219,6 +253,7 @@ class SpikingMLP(nn.Module):
         """
         layers = self.layers() if self.intra_layer is None else self.layers()[:-1]
         matmul, grad_dtype = in_force(self.matmul, self.grad_dtype, x.device)
+        norms = self._norms(x)
         stack = Stack(
             load(pick(self.kernel, x.device)),
             self.neuron_settings(),
@@ -229,11 +264,24 @@ class SpikingMLP(nn.Module):
             grad_dtype,
             [linear.cached for linear in layers],
             self.prices(x)[: len(layers) + 1],
+            norms,
         )
-        weights = [linear.weight for linear in layers]
-        biases = [linear.bias for linear in layers]
+        if norms is not None:
+            parameters: list[tuple[Tensor, Tensor]] = [(n.weight, n.bias) for n in layers]
+        else:
+            parameters = [linear.folded() for linear in layers]
+        weights, biases = zip(*parameters, strict=True)
         spikes = run_stack(stack, x, weights, biases)
         return spikes if self.intra_layer is None else self._plain(spikes, len(layers))
+
+    def _norms(self, x: Tensor) -> StackNorms | None:
+        """What normalizes the layers by their batch, where something shall."""
+        found = [layer.norm for layer in self.layers() if layer.learns_statistics(x.shape[-2])]
+        norms = [norm for norm in found if norm is not None]
+        if not norms:
+            return None
+        compiled = pick(self.kernel, x.device) == "numba"
+        return StackNorms([n.gain for n in norms], [n.follow for n in norms], compiled)
 
     def layers(self) -> list[SpikeLinear]:
         """The linear layers."""
@@ -268,6 +316,9 @@ def _currents(layer: nn.Module, spikes_seq: Tensor) -> Tensor:
     if getattr(layer, "real_input", False):  # the same at each step
         current: Tensor = layer(spikes_seq[0])
         return current.expand(len(spikes_seq), -1, -1)
+    if isinstance(layer, SpikeLinear) and layer.norm is not None:  # it tells steps from samples
+        normed: Tensor = layer(spikes_seq)
+        return normed
     currents: Tensor = layer(spikes_seq.flatten(0, 1))  # [T, B, in] -> [T * B, out]
     out: Tensor = currents.unflatten(0, spikes_seq.shape[:2])
     return out
@@ -314,7 +365,10 @@ class PopulationBody(nn.Module):
             analog=config.encoder.kind == "analog",
             intra_populations=action_dim if config.intra_layer else 0,
             synops_penalty=config.synops_penalty,
+            batch_norm=config.batch_norm,
         )
+        if config.batch_norm:
+            estimate_statistics(self)
 
     def spikes(self, obs: Tensor, deterministic: bool = False) -> Tensor:
         """Spikes of the output neurons, [T, B, N]; NaN for samples with a NaN or infinite value.

@@ -163,6 +163,8 @@ class PopulationActorConfig:
     defer_normalizer: bool = False
     # tanh on the decoded values, so that they lie in [-1, 1]
     squash: bool = True
+    # batch normalization in front of every layer's neurons; see policies.batch_norm
+    batch_norm: bool = False
     # arithmetic of spikes times weights; see policies.kernels.matmul
     matmul: Matmul = "exact"
     # operands of the matmuls of backward; "auto": bf16 with matmul="bf16", else float32
@@ -179,12 +181,19 @@ class PopulationActorConfig:
         for size in self.hidden_sizes:
             check_count("net_arch sizes", size)
         check_count("spike_steps", self.spike_steps)
+        if not isinstance(self.batch_norm, bool):
+            raise TypeError(f"batch_norm must be True or False, got {self.batch_norm!r}")
         check_choice("matmul", self.matmul, get_args(Matmul))
         check_choice("matmul_backward", self.matmul_backward, get_args(MatmulBackward))
         check_choice("kernel", self.kernel, get_args(Kernel))
         check_range("synops_penalty", self.synops_penalty, 0.0)
         if not isinstance(self.intra_layer, bool):
             raise TypeError(f"intra_layer must be True or False, got {self.intra_layer!r}")
+        if self.intra_layer and self.batch_norm:
+            raise ValueError(
+                "intra_layer=True with batch_norm=True: spikes that feed back would make the "
+                "currents that are normalized; use one of the two"
+            )
         if self.intra_layer and self.spike_steps < 2:
             raise ValueError(
                 "intra_layer=True needs spike_steps >= 2: spikes come back a step later"

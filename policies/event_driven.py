@@ -120,8 +120,7 @@ class _Snapshot:
         self.fields = (mean, std, np.float32(MIN_VARIANCE))
         self.field_shape, self.inputs = mean.shape, mean.size
         layered = arrays[4:]
-        last = len(layered) if body.mlp.intra_layer is None else len(layered) - 2
-        weights = _Weights(layered[:last:2], layered[1:last:2], body.config.matmul)
+        weights = _Weights(*_layers(body, arrays), body.config.matmul)
         self.neurons = int(weights.sizes[-1])
         self.layers = (
             np.float32(encoder.v_threshold),
@@ -288,10 +287,21 @@ def step_weights(config: DecoderConfig, spike_steps: int) -> Floats:
     return membrane_kernel(spike_steps, config.v_decay).numpy()
 
 
+def _layers(body: "PopulationBody", arrays: list[Floats]) -> tuple[list[Floats], list[Floats]]:
+    """Weights and biases, with norms in them."""
+    layers = body.mlp.layers()
+    if all(layer.norm is None for layer in layers):
+        last = 4 + 2 * len(layers)
+        return arrays[4:last:2], arrays[5:last:2]
+    with torch.no_grad():
+        folded = [[x.cpu().contiguous().numpy() for x in layer.folded()] for layer in layers]
+    return [weight for weight, _ in folded], [bias for _, bias in folded]
+
+
 def _tensors(body: "PopulationBody") -> list[Tensor]:
     """Everything that changes: fields' mean and std, statistics, then weight and bias by layer.
 
-    Those of connections inside the output populations come last.
+    Those of the layers' norms, or of connections inside the output populations, come last.
     """
     parts: Any = body._modules
     encoder, normalizer = parts["encoder"], body.normalizer
@@ -300,10 +310,15 @@ def _tensors(body: "PopulationBody") -> list[Tensor]:
         tensors += [_EMPTY, _EMPTY]
     else:
         tensors += [normalizer.running_mean, normalizer.running_var]
-    for linear in parts["mlp"]._modules["linears"]._modules.values():
+    linears = parts["mlp"]._modules["linears"]._modules.values()
+    for linear in linears:
         tensors += [_parameter(linear, "weight"), _parameter(linear, "bias")]
     if (intra := body.mlp.intra_layer) is not None:
         tensors += [_parameter(intra, "weight"), _parameter(intra, "bias")]
+    if body.config.batch_norm:
+        for linear in linears:
+            norm = linear.norm
+            tensors += [_parameter(norm, name) for name in ("gain", "moving_mean", "moving_var")]
     return tensors
 
 

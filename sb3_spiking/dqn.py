@@ -8,6 +8,7 @@ from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
 from torch import Tensor
 
 from policies.value import ValueNetwork
+from sb3_spiking.batch_norm import refuse_batch_norm
 from sb3_spiking.event_driven import Decision
 from sb3_spiking.faults import CheckedInput, check_finite_output
 from sb3_spiking.learning_rate import ScaledOptimizer
@@ -62,6 +63,7 @@ class SpikingDQNPolicy(ScaledOptimizer, SpikingPolicyMixin, DQNPolicy):
 
     def _check_options(self, options: SpikingOptions) -> None:
         options.refuse_for_values("DQN")
+        refuse_batch_norm(options, "there is no actor, and values are not normalized by batches")
 
     def _build(self, lr_schedule: Schedule) -> None:
         super()._build(lr_schedule)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from policies.actor import PopulationBody
 from policies.population import PopulationReadout
 from policies.value import ValueReadout
+from sb3_spiking.batch_norm import refuse_batch_norm
 from sb3_spiking.event_driven import Decision, Finish
 from sb3_spiking.faults import CheckedInput, check_finite_output
 from sb3_spiking.learning_rate import ScaledOptimizer
@@ -52,6 +53,9 @@ class SpikingActorCritic(CheckedInput, ScaledOptimizer, SpikingPolicyMixin):
                 "compare the probabilities of two different networks; use 'deterministic' or "
                 "'analog'"
             )
+        refuse_batch_norm(
+            options, "an update would normalize by its batch, and see another policy than acted"
+        )
 
     def _number_of_values(self) -> int:
         """Values that the action distribution reads."""

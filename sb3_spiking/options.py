@@ -81,6 +81,8 @@ class SpikingOptions:
     # in front of the encoder: True, a running z-score; "bounds", the observation space's bounds
     # and a running z-score where it has none; False, nothing
     normalize_obs: bool | Literal["bounds"] = True
+    # batch normalization in the actor (TD3, DDPG, SAC, TQC, CrossQ); see sb3_spiking.batch_norm
+    batch_norm: bool = False
     # the actor's learning rate relative to the algorithm's, > 0
     actor_lr_scale: float = 0.3
     # TD3, DDPG, SAC: a dense network that learns to copy the actor stands in as its target
@@ -198,6 +200,7 @@ class SpikingOptions:
             normalize=self.normalize_obs is not False,
             defer_normalizer=defer_normalizer,
             squash=squash,
+            batch_norm=self.batch_norm,
             matmul=self.matmul,
             matmul_backward=self.matmul_backward,
             kernel=self.kernel,
@@ -220,7 +223,9 @@ class SpikingOptions:
         """
         config = self.actor_config(net_arch, squash=False, defer_normalizer=defer_normalizer)
         decoder = replace(config.decoder, pop_size=self.value_pop_size)
-        return replace(config, decoder=decoder, intra_layer=False, synops_penalty=0.0)
+        return replace(
+            config, decoder=decoder, intra_layer=False, synops_penalty=0.0, batch_norm=False
+        )
 
     def refuse_for_values(self, algorithm: str) -> None:
         """Raise ValueError if an option is set that only an actor has, where there is none."""

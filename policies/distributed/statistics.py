@@ -3,6 +3,8 @@
 Normalizers take in the moments of all ranks' observations. Batch norms share sums in the forward
 pass, and gradients flow through these sums to every rank's inputs, so that N ranks train as one
 process with the whole batch would. (torch's SyncBatchNorm does the same on CUDA devices only.)
+The norms of a population-coded actor differ: each rank normalizes by its own batch, and moving
+statistics follow the whole one, equal on every rank.
 """
 
 import torch
@@ -10,7 +12,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
+from policies.batch_norm import CurrentNorm
 from policies.distributed.group import gather, sum_over_ranks
+from policies.kernels.batch_norm import Moments
 from policies.normalization import TdBN
 from policies.normalizer import RunningNormalizer
 
@@ -30,6 +34,8 @@ def share_statistics(module: nn.Module) -> None:
     for name, part in module.named_modules():
         if isinstance(part, RunningNormalizer):
             part.merge = merge_moments
+        elif isinstance(part, CurrentNorm):
+            part.merge = merge_currents
         elif isinstance(part, TdBN):
             part.sums = sum_over_ranks
         elif isinstance(part, _BatchNorm) and not isinstance(
@@ -82,6 +88,26 @@ def merge_moments(
     merged = (share * means).sum(dim=0)
     spread = (share * (variances + (means - merged).square())).sum(dim=0)
     return merged, spread, total, outsides.amax(dim=0)
+
+
+def merge_currents(found: Moments, batch: int) -> tuple[Moments, int]:
+    """Statistics of all ranks' currents together, and their number of samples.
+
+    Args:
+        found: this rank's, [N] each.
+        batch: its samples; may be 0.
+    """
+    mean, var, mean_error, var_error = found
+    count = mean.new_full((1,), batch)
+    parts = gather(torch.stack([*found, count.expand_as(mean)]))  # [ranks, 5, N]
+    means, variances, mean_errors, var_errors, counts = parts.unbind(1)
+    total = counts.sum(dim=0)
+    share = counts / total.clamp_min(1.0)
+    mean = (share * means).sum(dim=0)
+    var = (share * (variances + (means - mean).square())).sum(dim=0)
+    mean_error = (share.square() * mean_errors).sum(dim=0)
+    var_error = (share.square() * var_errors).sum(dim=0)
+    return Moments(mean, var, mean_error, var_error), int(total[0])
 
 
 class SharedBatchNorm(_BatchNorm):

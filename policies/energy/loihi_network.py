@@ -160,16 +160,16 @@ def _neurons_a_core(name: str, weight: NDArray[np.float64], bias: NDArray[np.flo
 
 def _weights(name: str, layer: SpikeLinear) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Weight and bias as the layer's arithmetic has them."""
-    for part, values in (("weight", layer.weight), ("bias", layer.bias)):
+    weight, bias = layer.folded()
+    for part, values in (("weight", weight), ("bias", bias)):
         if not torch.isfinite(values).all():
             raise ValueError(f"{name}.{part} must be finite, got NaN or infinity")
-    weight = layer.weight
     if weight.dtype == torch.float32 and layer.matmul == "exact":
         parts = split(weight)
         weight = parts.integers(torch.float64) * parts.scale.double().unsqueeze(1)
     elif weight.dtype == torch.float32 and layer.matmul == "bf16":
         weight = weight.bfloat16()
-    return weight.double().cpu().numpy(), layer.bias.double().cpu().numpy()
+    return weight.double().cpu().numpy(), bias.double().cpu().numpy()
 
 
 def _scale(

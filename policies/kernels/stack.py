@@ -17,6 +17,7 @@ from torch import Tensor
 
 from policies.checks import fault_mark
 from policies.config import EncoderKind
+from policies.kernels import batch_norm
 from policies.kernels.choice import Matmul
 from policies.kernels.guard import refuse_second_derivative, without_autocast
 from policies.kernels.matmul import WeightCache, currents, real_linear, spike_dtype
@@ -39,6 +40,7 @@ class Stack(NamedTuple):
         caches: one a layer.
         prices: what backward adds to the gradient of a spike of the encoder and of each layer;
             empty: nothing. See policies.synops.
+        norms: batch normalization in training; None: there is none, or it is in the weights.
     """
 
     kernel: NeuronKernel
@@ -50,6 +52,7 @@ class Stack(NamedTuple):
     grad_dtype: torch.dtype
     caches: Sequence[WeightCache]
     prices: Sequence[float] = ()
+    norms: batch_norm.StackNorms | None = None
 
 
 def run_stack(
@@ -68,7 +71,7 @@ def run_stack(
 
 
 def _run(stack: Stack, x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
-    tensors = [x, *weights, *biases]
+    tensors = [x, *weights, *biases, *([] if stack.norms is None else stack.norms.gains)]
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
         out = _Stack.apply(stack, *tensors)  # type: ignore[no-untyped-call]  # torch's
         spikes, fault = cast(tuple[Tensor, Tensor], out)
@@ -78,10 +81,11 @@ def _run(stack: Stack, x: Tensor, weights: Sequence[Tensor], biases: Sequence[Te
 
 
 class _Saved(NamedTuple):
-    """What backward needs of each layer: input spikes [T, B, in], `Pass.saved` [T, B, out]."""
+    """What backward needs of each layer: input spikes [T, B, in], `Pass.saved`, norm."""
 
     inputs: list[Tensor]
     membranes: list[Tensor]
+    normed: list[batch_norm.Normed]
 
 
 def _forward(
@@ -96,7 +100,9 @@ def _forward(
     batch = operand.shape[1]
     fault = fault_mark(x if x.dim() == 2 else x.sum(dim=0))
     last = len(weights) - 1
-    for layer, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
+    for layer, (weight, own_bias) in enumerate(zip(weights, biases, strict=True)):
+        # A norm adds it behind itself.
+        bias = own_bias if stack.norms is None else torch.zeros_like(own_bias)
         if layer == 0 and stack.encoder == "analog":
             current = real_linear(operand[0], weight, bias, stack.matmul)
             layer_currents = Currents(current.repeat(stack.spike_steps, 1))
@@ -104,11 +110,18 @@ def _forward(
             layer_currents = currents(
                 operand.flatten(0, 1), weight, bias, stack.matmul, stack.caches[layer]
             )
+        shape = (stack.spike_steps, batch, len(bias))
+        if stack.norms is not None:
+            layer_currents, normed = batch_norm.forward(
+                stack.norms, layer, layer_currents, shape, own_bias
+            )
+            if saved is not None:
+                saved.normed.append(normed)
         if saved is not None:
             saved.inputs.append(operand)
         result = stack.kernel.forward(
             layer_currents,
-            (stack.spike_steps, batch, len(bias)),
+            shape,
             stack.neurons,
             torch.float32 if layer == last else spike_dtype(stack.matmul),
             saved is not None,
@@ -136,12 +149,12 @@ def _encode(stack: Stack, x: Tensor) -> Tensor:
 class _Stack(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, stack: Stack, x: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor]:
-        layers = len(parameters) // 2
-        weights, biases = parameters[:layers], parameters[layers:]
-        saved = _Saved([], [])
+        layers = len(stack.caches)
+        weights, biases = parameters[:layers], parameters[layers : 2 * layers]
+        saved = _Saved([], [], [])
         spikes, fault = _forward(stack, x, weights, biases, saved)
         ctx.save_for_backward(*weights, *biases, *saved.inputs, *saved.membranes)
-        ctx.stack = stack
+        ctx.stack, ctx.normed = stack, saved.normed
         ctx.mark_non_differentiable(fault)
         return spikes, fault
 
@@ -161,6 +174,7 @@ def _backward(ctx: Any, grad: Tensor) -> Any:
     )
     grad_weights: list[Tensor | None] = [None] * layers
     grad_biases: list[Tensor | None] = [None] * layers
+    grad_gains: list[Tensor | None] = [None] * (0 if stack.norms is None else layers)
     for layer in range(layers - 1, -1, -1):
         step_weights = _step_weights(stack, grad.device) if layer == 0 else None
         if stack.prices:  # in place but for the last layer's, which is not ours
@@ -175,6 +189,10 @@ def _backward(ctx: Any, grad: Tensor) -> Any:
             step_weights,
         )
         grad_biases[layer] = out.bias
+        if stack.norms is not None:
+            out, grad_gains[layer] = batch_norm.backward(
+                stack.norms, layer, ctx.normed[layer], out, step_weights
+            )
         flat = out.grad.flatten(0, 1)  # [T * B, out]
         source, received = flat, inputs[layer].flatten(0, 1)
         if layer == 0 and stack.encoder == "analog":
@@ -190,7 +208,7 @@ def _backward(ctx: Any, grad: Tensor) -> Any:
     if grad_x is not None and stack.prices and stack.encoder in ("deterministic", "poisson"):
         assert step_weights is not None
         grad_x += stack.prices[0] * step_weights.sum()
-    return None, grad_x, *grad_weights, *grad_biases
+    return None, grad_x, *grad_weights, *grad_biases, *grad_gains
 
 
 def _weight_gradient(grad: Tensor, received: Tensor, dtype: torch.dtype) -> Tensor:

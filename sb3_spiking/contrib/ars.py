@@ -11,6 +11,7 @@ from sb3_contrib.ars.policies import ARSPolicy
 from torch import Tensor, nn
 
 from policies.actor import PopulationActor
+from sb3_spiking.batch_norm import refuse_batch_norm
 from sb3_spiking.faults import CheckedInput
 from sb3_spiking.mixin import SpikingPolicyMixin
 from sb3_spiking.on_policy import number_of_values
@@ -82,6 +83,7 @@ class SpikingARSPolicy(CheckedInput, SpikingPolicyMixin, ARSPolicy):
             values = values[tensor.numel() :]
 
     def _check_options(self, options: SpikingOptions) -> None:
+        refuse_batch_norm(options, "ARS has no batches of observations that it learns from")
         if options.encoder == "poisson":
             raise ValueError(
                 "encoder='poisson' draws anew in each step, so ARS would compare luck; use "

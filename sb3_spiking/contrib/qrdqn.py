@@ -7,6 +7,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor
 
 from policies.value import ValueNetwork
+from sb3_spiking.batch_norm import refuse_batch_norm
 from sb3_spiking.dqn import SpikingDQNPolicy
 from sb3_spiking.faults import CheckedInput, check_finite_output
 from sb3_spiking.learning_rate import ScaledOptimizer
@@ -57,6 +58,7 @@ class SpikingQRDQNPolicy(ScaledOptimizer, SpikingPolicyMixin, QRDQNPolicy):
 
     def _check_options(self, options: SpikingOptions) -> None:
         options.refuse_for_values("QR-DQN")
+        refuse_batch_norm(options, "there is no actor, and values are not normalized by batches")
 
     def _build(self, lr_schedule: Schedule) -> None:
         super()._build(lr_schedule)
