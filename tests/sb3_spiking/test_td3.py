@@ -119,6 +119,7 @@ def test_accepts_every_keyword_of_td3policy_with_its_meaning() -> None:
         {"encoder_pop_size": 5, "decoder_pop_size": 3, "surrogate_width": 0.5},
         {"matmul": "float32", "kernel": "torch", "actor_lr_scale": 1.0},
         {"intra_layer": True, "decoder_pop_size": 10},
+        {"synops_penalty": 0.1},
     ],
     ids=str,
 )
@@ -325,7 +326,7 @@ def test_every_option_reaches_the_network() -> None:
         "encoder_range": 2.0, "encoder_std": 0.6, "decoder": "membrane", "neuron": "current_lif",
         "v_decay": 0.6, "i_decay": 0.2, "v_threshold": 0.4, "surrogate": "arctan",
         "surrogate_width": 1.5, "normalize_obs": False, "actor_lr_scale": 0.7,
-        "intra_layer": True,
+        "intra_layer": True, "synops_penalty": 0.2,
     }  # fmt: skip
     config = network(make(policy_kwargs={**options, "net_arch": [9, 5]})).config
     neuron = CurrentLIFConfig(
@@ -339,6 +340,7 @@ def test_every_option_reaches_the_network() -> None:
         decoder=DecoderConfig(pop_size=8, kind="membrane"),
         normalize=False,
         intra_layer=True,
+        synops_penalty=0.2,
     )
     lif = network(make(policy_kwargs={"neuron": "lif", "v_decay": 0.6})).config.neuron
     assert lif == LIFConfig(v_decay=0.6)
