@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,20 +48,9 @@ class Run(NamedTuple):
         """Where RL Zoo logs it."""
         return out / self.kind / f"{self.env}_seed{self.seed}"
 
-    def evaluations(self, out: Path) -> Path | None:
-        """The file of its evaluations, if there is one."""
-        return next(self.folder(out).glob("td3/*/evaluations.npz"), None)
-
     def steps(self, out: Path) -> int:
         """Step of its last evaluation."""
-        path = self.evaluations(out)
-        if path is None:
-            return 0
-        try:
-            with np.load(path) as data:
-                return int(data["timesteps"][-1])
-        except (OSError, ValueError, EOFError, KeyError):
-            return 0  # it is being written
+        return max(map(_steps, self.folder(out).glob("td3/*/evaluations.npz")), default=0)
 
     def command(self, args: argparse.Namespace) -> list[str]:
         """The command line."""
@@ -72,6 +62,14 @@ class Run(NamedTuple):
             *("--num-threads", "1", "--device", "cpu", "-f", str(self.folder(Path(args.out)))),
             *KINDS[self.kind],
         ]
+
+
+def _steps(path: Path) -> int:
+    try:
+        with path.open("rb") as file, np.load(file) as data:
+            return int(data["timesteps"][-1])
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
+        return 0  # it is being written
 
 
 @contextmanager
@@ -95,7 +93,7 @@ def has_checkpoint(folder: Path, steps: int) -> bool:
 
 def note(folder: Path, line: list[str], steps: int) -> None:
     """Write down which commit goes on from which step, and how."""
-    git = ["git", "rev-parse", "--short=12", "HEAD"]
+    git = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
     entry = {"from": steps, "commit": commit or "unknown", "command": ["python", *line]}
     with (folder / "commits.jsonl").open("a") as file:

@@ -1,0 +1,1 @@
+"""Kept data, curves and tables of the online runs; `python -m benchmarks.results --help`."""

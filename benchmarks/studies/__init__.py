@@ -1,0 +1,1 @@
+"""Studies that the papers left open: lists of short trainings, their measures and tables."""

@@ -1,0 +1,226 @@
+"""Trainings of a list: one process each, which go on where they were stopped.
+
+Each is `python -m sb3_spiking.zoo train --resume ...` with the settings of a hyperparameter file,
+checkpoints and replay buffer included. A training that is done is skipped, one that another process
+works on is left to it. When it is done, its last policy plays, and one small JSON file says what
+came of it: settings, commit, commands, seconds, returns, counted operations.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from benchmarks.online_learning import claimed
+from policies.files import write_atomically
+from sb3_spiking.distributed.clock import RECORD
+from sb3_spiking.zoo_search import read_policy_kwargs
+
+ALGO = "td3"
+CONFIG = "zoo_configs/td3.yml"
+# Evaluations while it learns, their episodes, and checkpoints.
+EVALUATIONS, EVALUATION_EPISODES, CHECKPOINTS = 10, 5, 5
+POLL = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """One training.
+
+    Attributes:
+        name: of the cell of the study that it belongs to.
+        env: environment.
+        steps: environment steps.
+        seed: of the training.
+        policy_kwargs: of this cell; for a spiking policy they go before those of the file.
+        dense: with "MlpPolicy".
+        config: hyperparameter file of TD3, RL Zoo's form.
+    """
+
+    name: str
+    env: str
+    steps: int
+    seed: int
+    policy_kwargs: Mapping[str, Any]
+    dense: bool = False
+    config: str = CONFIG
+
+    @property
+    def label(self) -> str:
+        """Cell and seed."""
+        return f"{self.name}_seed{self.seed}"
+
+    def folder(self, out: Path) -> Path:
+        """Where RL Zoo logs it."""
+        return out / f"{self.env}_{self.steps}" / self.label
+
+    def result(self, out: Path) -> Path:
+        """The small file that is left of it."""
+        return out / "json" / f"{self.env}_{self.steps}_{self.label}.json"
+
+    def finished(self, out: Path) -> Path | None:
+        """RL Zoo's folder once the training is over."""
+        record = next(self.folder(out).glob(f"{ALGO}/*/{RECORD}"), None)
+        return None if record is None else record.parent
+
+    def steps_done(self, out: Path) -> int:
+        """Step of its last checkpoint."""
+        found = self.folder(out).glob(f"{ALGO}/*/checkpoints/steps_*")
+        return max((int(path.name.removeprefix("steps_")) for path in found), default=0)
+
+    def parameters(self) -> dict[str, Any]:
+        """What goes before the file's hyperparameters.
+
+        The replay buffer holds the whole training and no more. Learning starts where the file
+        says, but after a tenth of the steps at the latest.
+
+        Raises:
+            ValueError: if the file has no such environment.
+        """
+        entries = yaml.safe_load(Path(self.config).read_text(encoding="utf-8"))
+        if self.env not in entries:
+            raise ValueError(
+                f"env must be in {self.config}, which has {sorted(entries)}, got {self.env!r}"
+            )
+        entry = entries[self.env]
+        given = {} if self.dense else read_policy_kwargs(entry.get("policy_kwargs", {}))
+        return {
+            "policy": "MlpPolicy" if self.dense else "SpikingPopPolicy",
+            "policy_kwargs": {**given, **self.policy_kwargs},
+            "learning_starts": min(entry.get("learning_starts", 100), self.steps // 10),
+            "buffer_size": self.steps,
+        }
+
+    def settings(self) -> dict[str, Any]:
+        """Everything that decides what comes of it, as JSON has it."""
+        shown = {**vars(self), "parameters": self.parameters(), "algo": ALGO}
+        shown.pop("policy_kwargs")
+        return dict(json.loads(json.dumps(shown)))
+
+    def command(self, out: Path) -> list[str]:
+        """The command line behind `python`."""
+        folder = str(self.folder(out))
+        parameters = [f"{name}:{value!r}" for name, value in self.parameters().items()]
+        return [
+            *("-m", "sb3_spiking.zoo", "train", "--resume", *(["--dense"] if self.dense else [])),
+            *("--algo", ALGO, "--env", self.env, "--seed", str(self.seed), "-n", str(self.steps)),
+            *("-conf", self.config, "--eval-freq", str(max(self.steps // EVALUATIONS, 1))),
+            *("--eval-episodes", str(EVALUATION_EPISODES)),
+            *("--n-eval-envs", str(EVALUATION_EPISODES)),
+            *("--save-freq", str(max(self.steps // CHECKPOINTS, 1)), "--log-interval", "1"),
+            *("--num-threads", "1", "--device", "cpu", "-f", folder, "-tb", f"{folder}/events"),
+            *("-params", *parameters),
+        ]
+
+
+# (training, RL Zoo's folder) -> what is kept of it, as JSON has it.
+Measure = Callable[[Training, Path], dict[str, Any]]
+
+
+def work(training: Training, out: Path, measure: Measure, deadline: float) -> bool:
+    """Start or go on with a training, and measure it at its end.
+
+    Returns:
+        False if it failed; what was stopped by the deadline has not.
+
+    Raises:
+        ValueError: if its folder belongs to other settings.
+    """
+    folder = training.folder(out)
+    with claimed(folder) as free:
+        if not free or training.result(out).exists():
+            return True
+        _check_settings(training, folder)
+        if training.finished(out) is None:
+            code = _train(training, out, deadline)
+            if training.finished(out) is None:
+                return code is None or _failed(training, folder, code)
+        begin = time.time()
+        run = training.finished(out)
+        assert run is not None
+        found = measure(training, run)
+        parts = [json.loads(line) for line in (folder / "parts.jsonl").read_text().splitlines()]
+        result = {
+            "settings": training.settings(),
+            "commits": sorted({part["commit"] for part in parts}),
+            "command": parts[0]["command"],
+            "seconds": sum(part["seconds"] for part in parts),
+            "measuring_seconds": time.time() - begin,
+            **found,
+        }
+        _write(training.result(out), result)
+        print(f"{training.label}: return {found['mean']:.1f}", flush=True)
+    return True
+
+
+def _check_settings(training: Training, folder: Path) -> None:
+    path, settings = folder / "settings.json", training.settings()
+    if not path.exists():
+        _write(path, settings)
+        return
+    before = json.loads(path.read_text(encoding="utf-8"))
+    if before != settings:
+        changed = sorted(name for name in settings if before.get(name) != settings[name])
+        raise ValueError(
+            f"{folder} holds a training with other settings ({', '.join(changed)}); name another "
+            "folder with --out, or remove it"
+        )
+
+
+def _train(training: Training, out: Path, deadline: float) -> int | None:
+    """Run the process until it ends or the time is over: its exit code, or None."""
+    folder, done = training.folder(out), training.steps_done(out)
+    print(f"{training.label}: from {done:,} of {training.steps:,} steps", flush=True)
+    begin, stopped = time.time(), False
+    command = training.command(out)
+    with (folder / "output.txt").open("a") as log:
+        process = subprocess.Popen(
+            [sys.executable, *command],
+            stdout=log,
+            stderr=log,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        try:
+            while process.poll() is None and not stopped:
+                time.sleep(POLL)
+                stopped = time.time() > deadline
+        finally:
+            process.terminate()
+            code = process.wait()
+            part = {
+                "from": done,
+                "commit": _commit(),
+                "seconds": time.time() - begin,
+                "command": ["python", *command],
+            }
+            with (folder / "parts.jsonl").open("a") as file:
+                file.write(json.dumps(part) + "\n")
+    return None if stopped else code
+
+
+def _failed(training: Training, folder: Path, code: int) -> bool:
+    print(f"{training.label}: exit {code}, see {folder / 'output.txt'}", file=sys.stderr)
+    return False
+
+
+def _commit() -> str:
+    git = ["git", "rev-parse", "--short=12", "HEAD"]
+    found = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
+    return found or "unknown"
+
+
+def _write(path: Path, content: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(content, indent=1) + "\n"
+
+    def write(name: str) -> None:
+        Path(name).write_text(text, encoding="utf-8")
+
+    write_atomically(str(path), write)
