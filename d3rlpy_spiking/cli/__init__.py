@@ -22,9 +22,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments; None for those of the process.
 
     Returns:
-        The exit code: 0, 1 where the doctor has found a fault, 2 after an error of the user's,
-        which is printed in one line, 130 when interrupted; that of another process of the run
-        where this one ends because of it.
+        The exit code: 0, 1 where the doctor has found a fault or a shipped policy failed, 2 after
+        an error of the user's, which is printed in one line, 130 when interrupted; that of another
+        process of the run where this one ends because of it.
     """
     before = signal.getsignal(signal.SIGTERM)
     try:
@@ -95,6 +95,7 @@ def _run(args: Arguments) -> int:
         from d3rlpy_spiking.cli.doctor import doctor
         from d3rlpy_spiking.cli.evaluate import evaluate
         from d3rlpy_spiking.cli.fold import fold
+        from d3rlpy_spiking.cli.selftest import pack, selftest
         from d3rlpy_spiking.cli.train import train
         from d3rlpy_spiking.report.make import report
 
@@ -104,6 +105,8 @@ def _run(args: Arguments) -> int:
         "fold": fold,
         "doctor": doctor,
         "report": report,
+        "selftest": selftest,
+        "pack": pack,
     }
     with quiet_logs(), warnings.catch_warnings():
         # Published results are from these versions of the environments.

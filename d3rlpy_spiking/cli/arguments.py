@@ -1,6 +1,7 @@
 """Arguments of the commands."""
 
 import argparse
+import ast
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,8 +13,10 @@ from d3rlpy_spiking.cli.names import ALGORITHMS
 
 Arguments = argparse.Namespace
 
+TRAINED = Path(__file__).resolve().parents[1] / "trained"
+
 _DESCRIPTION = """\
-Spiking policies for d3rlpy: train from a YAML file, evaluate, report, fold, examine.
+Spiking policies for d3rlpy: train from a YAML file, evaluate, report, fold, examine, self-test.
 
   python -m d3rlpy_spiking train --config dsformer_small --dataset hopper.npz
   python -m d3rlpy_spiking evaluate --model runs/dsformer_small_0/model.d3 \\
@@ -22,6 +25,7 @@ Spiking policies for d3rlpy: train from a YAML file, evaluate, report, fold, exa
       --env Hopper-v4 --target-return 3600
   python -m d3rlpy_spiking fold --model runs/dsformer_small_0/model.d3 --output folded.d3
   python -m d3rlpy_spiking doctor runs/dsformer_small_0/model.d3 --dataset hopper.npz
+  python -m d3rlpy_spiking selftest
 """
 
 _FILE = f"""\
@@ -149,6 +153,60 @@ def _add_doctor(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_selftest(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("names", nargs="*", metavar="NAME", help="policies to play; default: all")
+    add("--episodes", type=_count, help="at most so many of each; default: all on record")
+    add("--list", action="store_true", help="show what is shipped, and end")
+
+
+class _Pairs(argparse.Action):
+    """name:value pairs; values are Python literals, or plain text."""
+
+    def __call__(
+        self,
+        _parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        _option: str | None = None,
+    ) -> None:
+        pairs = {}
+        for text in values:
+            name, colon, value = text.partition(":")
+            if not colon or not name.isidentifier():
+                raise argparse.ArgumentError(self, f"must be name:value, got {text!r}")
+            try:
+                pairs[name] = ast.literal_eval(value)
+            except (ValueError, SyntaxError):
+                pairs[name] = value
+        setattr(namespace, self.dest, pairs)
+
+
+def _add_pack(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("model", type=Path, metavar="MODEL.d3", help="it can run code: trust its origin")
+    add("--name", required=True, help="by which it will be asked for")
+    add("--env", required=True, help="Gymnasium environment to act in")
+    add(
+        "--env-kwargs",
+        nargs="+",
+        action=_Pairs,
+        default={},
+        metavar="NAME:VALUE",
+        help="arguments of the environment",
+    )
+    add("--target-return", type=float, required=True, help="return to ask for")
+    # "command" is the parser's own.
+    add("--command", dest="training", required=True, help="command that trained it")
+    add("--training-seed", type=_seed, help="default: of the run that it lies in")
+    add("--steps", type=_count, help="gradient steps; default: of the run that it lies in")
+    add("--commit", help="of this library at the training; default: that of this folder")
+    add("--episodes", type=_count, default=10, help="that selftest plays; default 10")
+    add("--replays", type=_count, default=10, help="how often they are played here; default 10")
+    add("--seed", type=_seed, default=1_000, help="first episode's; default 1000")
+    add("--to", type=Path, default=TRAINED, help="folder of the manifest; default: the package's")
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
     parser = _Parser(
@@ -164,6 +222,8 @@ def build_parser() -> argparse.ArgumentParser:
         ("report", _add_report, "write a page on a model beside its dense twin", None),
         ("fold", _add_fold, "fold a spiking transformer's norms into its weights", None),
         ("doctor", _add_doctor, "name what is wrong with a spiking network, and what helps", None),
+        ("selftest", _add_selftest, "play the shipped policies, compare with the record", None),
+        ("pack", _add_pack, "add a trained transformer to the shipped policies", None),
     ):
         command = commands.add_parser(
             name,

@@ -23,6 +23,7 @@ from sb3_spiking.saved.arguments import Arguments
 from sb3_spiking.saved.environments import env_id_of
 from sb3_spiking.saved.errors import UsageError
 from sb3_spiking.saved.loading import Loaded, check_spiking, load, open_model
+from sb3_spiking.saved.zoo_folder import quiet
 from sb3_spiking.selftest.play import open_env, play_episode
 
 # Of the run that ended; nothing of it is needed to go on.
@@ -117,7 +118,8 @@ def save_small(model: Any, name: str, *, actor_only: bool = False) -> None:
         target.data = source.data  # torch saves a storage once
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.zip")
-        model.save(path, exclude=_LEFT_OUT)
+        with quiet():  # SB3 looks for Gym's version
+            model.save(path, exclude=_LEFT_OUT)
         with (
             zipfile.ZipFile(path) as plain,
             zipfile.ZipFile(name, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as small,

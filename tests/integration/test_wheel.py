@@ -35,6 +35,11 @@ def test_the_wheel_builds_and_imports_elsewhere(tmp_path: Path) -> None:
     assert {f"{name}/py.typed" for name in packages - {"zoo_configs"}} <= set(names)
     assert {"sb3_spiking/contrib/tqc.py", "policies/kernels/lif.py"} <= set(names)
     assert {"zoo_configs/td3.yml", "zoo_configs/d3rlpy/dsformer.yml"} <= set(names)
+    assert {
+        "sb3_spiking/trained/manifest.json",
+        "sb3_spiking/trained/td3/Pendulum-v1.zip",
+        "d3rlpy_spiking/trained/strl_maze.d3",
+    } <= set(names)
     out = run_python(
         "import policies, sb3_spiking; from stable_baselines3 import TD3\n"
         "TD3('SpikingPopPolicy', 'Pendulum-v1', buffer_size=100, learning_starts=5).learn(8)\n"

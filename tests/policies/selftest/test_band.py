@@ -32,7 +32,7 @@ def test_sound_machines_pass(kind: str) -> None:
     """Chaotic bodies: what another machine plays is drawn anew, and not one in 500 fails."""
     rng = np.random.default_rng(1)
 
-    def play(*shape: int) -> np.ndarray:  # type: ignore[type-arg]
+    def play(*shape: int) -> np.ndarray:
         if kind == "normal":
             return rng.normal(3_000.0, 600.0, shape)
         return np.where(rng.random(shape) < 0.1, 500.0, 3_300.0) + rng.normal(0.0, 20.0, shape)
