@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from benchmarks import offline_learning
-from benchmarks.offline_learning import Contexts, make_config
+from benchmarks.offline_episodes import Contexts
+from benchmarks.offline_learning import make_config
 
 
 @pytest.mark.parametrize("name", ["sdt", "dt", "dsformer-tssa"])
