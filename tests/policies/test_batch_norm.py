@@ -101,8 +101,8 @@ def test_kernels_train_as_the_plain_modules(
         torch.manual_seed(1)  # Poisson draws
         obs = observations().requires_grad_()
         loss(actor, obs).backward()
-        gradients = {n: p.grad for n, p in actor.named_parameters() if p.grad is not None}
-        gradients["obs"] = obs.grad
+        tensors = {"obs": obs, **dict(actor.named_parameters())}
+        gradients = {n: p.grad for n, p in tensors.items() if p.grad is not None}
         results.append((gradients, actor.state_dict()))
     (gradients, state), (plain_gradients, plain_state) = results[1], results[0]
     assert gradients.keys() == plain_gradients.keys()
@@ -194,7 +194,8 @@ def test_event_driven_decisions_are_equal_and_follow() -> None:
 
     def check() -> Tensor:
         with torch.no_grad():
-            few, many = actor(obs), actor(torch.cat([obs, filler]))[:4]
+            few: Tensor = actor(obs)
+            many = actor(torch.cat([obs, filler]))[:4]
         assert torch.equal(few, many)
         frozen = EventDrivenActor(actor)(obs.numpy())
         np.testing.assert_array_equal(frozen, few.numpy())
@@ -452,3 +453,32 @@ def test_the_first_batch_replaces_the_first_statistics() -> None:
     norm = CurrentNorm(64, 0.25)
     norm.follow(found[0], 100)
     torch.testing.assert_close(norm.moving_mean, found[0].mean, rtol=0.02, atol=0.01)
+
+
+def fitted(batch_norm: bool) -> float:
+    """Mean squared error after 300 updates towards a smooth function of three inputs."""
+    torch.manual_seed(0)
+    config = PopulationActorConfig(hidden_sizes=(32, 32), batch_norm=batch_norm, normalize=False)
+    actor = PopulationActor(3, 1, config)
+    optimizer = torch.optim.Adam(actor.parameters(), 1e-3)
+    generator = torch.Generator().manual_seed(1)
+
+    def error(rows: int) -> Tensor:
+        x = torch.randn(rows, 3, generator=generator)
+        wanted = torch.sin(2 * x[:, 0]) * torch.tanh(x[:, 1]) * 0.5 + 0.3 * torch.tanh(x[:, 2])
+        values: Tensor = actor(x)
+        return (values[:, 0] - wanted).square().mean()
+
+    for _ in range(300):
+        optimizer.zero_grad()
+        error(64).backward()
+        optimizer.step()
+    actor.eval()
+    with torch.no_grad():
+        return float(error(2000))
+
+
+def test_it_learns_as_well_as_without() -> None:
+    plain, normed = fitted(False), fitted(True)
+    assert normed < 0.03
+    assert normed < 1.1 * plain
