@@ -155,7 +155,7 @@ class SpikingGaussianActor(ProxiedActor, CheckedInput, ScaledOptimizer):
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         dense: Any = super()
-        return {**dense._get_constructor_parameters(), **self.options.as_kwargs()}
+        return {**self.options.as_kwargs(), **dense._get_constructor_parameters()}
 
 
 class SpikingSACActor(SpikingGaussianActor, SACActor):

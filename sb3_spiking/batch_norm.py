@@ -24,7 +24,7 @@ def refuse_batch_norm(options: SpikingOptions, reason: str) -> None:
     """Raise ValueError if the options ask for batch normalization."""
     if options.batch_norm:
         raise ValueError(
-            f"batch_norm=True: {reason}; leave batch_norm out, or use TD3, DDPG, SAC, TQC or CrossQ"
+            f"batch_norm=True: {reason}; leave batch_norm out, or use TD3, DDPG, SAC or TQC"
         )
 
 

@@ -193,7 +193,7 @@ class SpikingPolicyMixin:
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         dense: Any = super()
-        return {**dense._get_constructor_parameters(), **self.options.as_kwargs()}
+        return {**self.options.as_kwargs(), **dense._get_constructor_parameters()}
 
 
 class DictInput:

@@ -81,7 +81,7 @@ class SpikingOptions:
     # in front of the encoder: True, a running z-score; "bounds", the observation space's bounds
     # and a running z-score where it has none; False, nothing
     normalize_obs: bool | Literal["bounds"] = True
-    # batch normalization in the actor (TD3, DDPG, SAC, TQC, CrossQ); see sb3_spiking.batch_norm
+    # batch normalization in the actor (TD3, DDPG, SAC, TQC); see sb3_spiking.batch_norm
     batch_norm: bool = False
     # the actor's learning rate relative to the algorithm's, > 0
     actor_lr_scale: float = 0.3
@@ -140,11 +140,14 @@ class SpikingOptions:
     ) -> tuple[Self, dict[str, Any]]:
         """Split policy_kwargs into the spiking options and the keywords of the dense constructor.
 
+        A name of both is the dense constructor's: CrossQ's `batch_norm` is about its critics.
+
         Raises:
             TypeError: if a keyword belongs to neither; the message names the closest ones.
         """
-        own = {field.name for field in fields(cls)}
-        known = own | set(inspect.signature(dense).parameters)
+        theirs = set(inspect.signature(dense).parameters)
+        own = {field.name for field in fields(cls)} - theirs
+        known = own | theirs
         for name in kwargs:
             if name in known:
                 continue

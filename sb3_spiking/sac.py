@@ -46,7 +46,8 @@ class SpikingGaussianPolicy(SpikingPolicyMixin):
         """Build the spiking actor."""
         policy: Any = self
         kwargs = policy._update_features_extractor(policy.actor_kwargs, features_extractor)
-        actor: Any = self.actor_class(**kwargs, **self.options.as_kwargs())
+        # names of both are the dense actor's
+        actor: Any = self.actor_class(**{**self.options.as_kwargs(), **kwargs})
         return actor.to(policy.device)
 
 

@@ -28,7 +28,8 @@ class SpikingCrossQPolicy(SpikingGaussianPolicy, CrossQPolicy):
 
     Takes every keyword of CrossQPolicy with its meaning, and those of SpikingOptions. `net_arch`
     (or its "pi" part) gives the hidden spiking layers; `activation_fn` and the batch-norm keywords
-    apply to the critics only. The actor's learning rate is `actor_lr_scale` times the algorithm's.
+    apply to the critics only: `batch_norm` is CrossQPolicy's, and the spiking actor has none. The
+    actor's learning rate is `actor_lr_scale` times the algorithm's.
 
     Raises:
         ValueError: if `spiking_critic` is set.
