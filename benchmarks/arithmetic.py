@@ -22,10 +22,11 @@ from stable_baselines3 import TD3
 from torch import Tensor
 
 import sb3_spiking
-from policies.actor import PopulationActor, SpikeLinear
+from policies.actor import PopulationActor
 from policies.kernels.choice import Matmul
 from policies.kernels.matmul import split
 from policies.neurons import LIF, CurrentLIF
+from policies.spiking_mlp import SpikeLinear
 from sb3_spiking import load_popsan
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "reference" / "popsan_halfcheetah.npz"

@@ -11,7 +11,7 @@ ValueNetwork ends in a ValueReadout of one population in place of the decoder.
 Stable-Baselines3 users import `sb3_spiking` and never need this package.
 """
 
-from policies.actor import PopulationActor, PopulationBody, SpikingMLP
+from policies.actor import PopulationActor, PopulationBody
 from policies.config import (
     CurrentLIFConfig,
     DecoderConfig,
@@ -33,6 +33,7 @@ from policies.neurons import LIF, CurrentLIF, make_neuron
 from policies.normalization import NormConfig
 from policies.normalizer import RunningNormalizer
 from policies.population import PopulationDecoder, PopulationEncoder, PopulationReadout
+from policies.spiking_mlp import SpikingMLP
 from policies.surrogate import SURROGATES, SpikeFn, Surrogate, straight_through
 from policies.transformer import SpikingTransformer, TransformerConfig
 from policies.value import ValueNetwork, ValueReadout

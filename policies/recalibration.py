@@ -19,7 +19,8 @@ from policies.kernels.batch_norm import Moments, moments
 from policies.kernels.guard import without_autocast
 
 if TYPE_CHECKING:
-    from policies.actor import PopulationBody, SpikeLinear
+    from policies.actor import PopulationBody
+    from policies.spiking_mlp import SpikeLinear
 
 # Observations that go through a layer at once.
 CHUNK = 512

@@ -23,10 +23,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from policies.actor import PopulationBody, SpikeLinear
+from policies.actor import PopulationBody
 from policies.config import CurrentLIFConfig, NeuronConfig
 from policies.energy.count import evaluating
 from policies.kernels.matmul import split
+from policies.spiking_mlp import SpikeLinear
 
 # One Loihi chip.
 CORES = 128

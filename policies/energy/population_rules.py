@@ -19,13 +19,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from policies.actor import SpikeLinear
 from policies.energy.layer_count import LayerCount, Rule, is_binary, products
 from policies.energy.torch_rules import linear, spiked
 from policies.intra_layer import IntraLayer
 from policies.neurons import LIF, CurrentLIF
 from policies.normalizer import RunningNormalizer
 from policies.population import PopulationDecoder, PopulationEncoder, PopulationReadout
+from policies.spiking_mlp import SpikeLinear
 from policies.value import ValueReadout
 
 # Their linear layers count as decoders.

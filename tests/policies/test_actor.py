@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from policies.actor import PopulationActor, SpikingMLP
+from policies.actor import PopulationActor
 from policies.config import (
     CurrentLIFConfig,
     DecoderConfig,
@@ -19,6 +19,7 @@ from policies.config import (
     PopulationActorConfig,
 )
 from policies.neurons import LIF, CurrentLIF
+from policies.spiking_mlp import SpikingMLP
 from policies.surrogate import SURROGATES, Surrogate
 from tests.common import DATA, POPSAN_FILE, needs_popsan, popsan_parameters
 from tests.policies import reference

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from policies import actor as actor_module
-from policies.actor import PopulationActor, SpikingMLP
+from policies.actor import PopulationActor
 from policies.config import DecoderConfig, EncoderConfig, PopulationActorConfig
 from policies.kernels import stack as stack_module
 from policies.kernels.choice import Kernel, Matmul, has_numba
 from policies.normalization import TdBN
+from policies.spiking_mlp import SpikingMLP
 from policies.transformer import SpikingTransformer, TransformerConfig
 from policies.value import ValueNetwork
 from tests.kernels import NEEDS_NUMBA

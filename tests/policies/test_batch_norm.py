@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from policies import actor as actor_module
-from policies.actor import PopulationActor, SpikingMLP
+from policies.actor import PopulationActor
 from policies.batch_norm import CurrentNorm
 from policies.config import EncoderConfig, PopulationActorConfig
 from policies.distributed import share_statistics
@@ -21,6 +21,7 @@ from policies.kernels.batch_norm import EPS, Moments, moments
 from policies.kernels.choice import Kernel, Matmul
 from policies.monitor import diagnose, probe
 from policies.recalibration import recalibrate
+from policies.spiking_mlp import SpikingMLP
 from tests.kernels import NEEDS_NUMBA, NUMBA
 
 KERNELS = ["torch", "fused", NUMBA]

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from policies.actor import PopulationActor, PopulationBody, SpikingMLP
+from policies.actor import PopulationActor, PopulationBody
 from policies.config import (
     CurrentLIFConfig,
     DecoderConfig,
@@ -28,6 +28,7 @@ from policies.energy.loihi_network import chip_network, spike_trains
 from policies.intra_layer import IntraLayer
 from policies.monitor import diagnose, probe
 from policies.neurons import CurrentLIF, make_neuron
+from policies.spiking_mlp import SpikingMLP
 from policies.value import ValueNetwork
 from tests.kernels import NEEDS_NUMBA, NUMBA
 

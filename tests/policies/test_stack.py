@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from policies.actor import PopulationActor, SpikingMLP
+from policies.actor import PopulationActor
 from policies.config import (
     CurrentLIFConfig,
     DecoderConfig,
@@ -19,6 +19,7 @@ from policies.config import (
 )
 from policies.energy import count_operations
 from policies.kernels.choice import Kernel, Matmul, MatmulBackward, has_numba
+from policies.spiking_mlp import SpikingMLP
 from tests.kernels import NEEDS_NUMBA
 
 KERNELS: tuple[Kernel, ...] = ("fused", "numba") if has_numba() else ("fused",)

@@ -2,12 +2,13 @@ import pytest
 import torch
 from torch import nn
 
-from policies.actor import PopulationActor, SpikeLinear
+from policies.actor import PopulationActor
 from policies.config import EncoderConfig, PopulationActorConfig
 from policies.energy import OperationCount, count_operations
 from policies.energy.break_even import DATA_MOVEMENT, break_even
 from policies.energy.constants import costs_named
 from policies.energy.layer_count import LayerCount
+from policies.spiking_mlp import SpikeLinear
 from policies.value import ValueNetwork
 
 

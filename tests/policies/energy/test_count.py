@@ -2,9 +2,10 @@ import pytest
 import torch
 from torch import nn
 
-from policies.actor import PopulationActor, SpikingMLP
+from policies.actor import PopulationActor
 from policies.config import DecoderConfig, EncoderConfig, LIFConfig, PopulationActorConfig
 from policies.energy import count_operations
+from policies.spiking_mlp import SpikingMLP
 
 
 def test_dense_network_by_hand() -> None:

@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from policies.actor import PopulationActor, SpikingMLP
+from policies.actor import PopulationActor
 from policies.config import CurrentLIFConfig, LIFConfig, PopulationActorConfig
 from policies.energy.metrics import neurobench_metrics
+from policies.spiking_mlp import SpikingMLP
 
 
 def test_dense_network() -> None:

@@ -7,11 +7,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from policies.actor import PopulationActor, SpikingMLP
+from policies.actor import PopulationActor
 from policies.config import CurrentLIFConfig, LIFConfig, PopulationActorConfig
 from policies.energy import count_operations
 from policies.energy.metrics import neurobench_metrics
 from policies.neurons import LIF, CurrentLIF
+from policies.spiking_mlp import SpikingMLP
 from policies.transformer import SpikingTransformer, TransformerConfig
 from policies.value import ValueNetwork
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from policies.actor import PopulationActor, SpikingMLP
+from policies.actor import PopulationActor
 from policies.config import (
     CurrentLIFConfig,
     DecoderConfig,
@@ -16,6 +16,7 @@ from policies.config import (
     PopulationActorConfig,
 )
 from policies.monitor import probe
+from policies.spiking_mlp import SpikingMLP
 from policies.value import ValueNetwork
 
 

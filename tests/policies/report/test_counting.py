@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch import nn
 
-from policies.actor import SpikeLinear
 from policies.energy import COSTS, count_operations
 from policies.energy.metrics import size_of
 from policies.report import Absent, summarize
@@ -15,6 +14,7 @@ from policies.report.counting import (
     mean_count,
 )
 from policies.report.verdict import compare
+from policies.spiking_mlp import SpikeLinear
 
 COST = COSTS["45nm-float32"]
 

@@ -1,0 +1,143 @@
+"""A dataset of medium-replay kind: what one training run did at several of its stages.
+
+    python -m benchmarks.offline_replay_data --algo td3 --env Hopper-v4 \
+        --checkpoints steps_25000/model.zip steps_50000/model.zip ... --steps 200000 \
+        --out runs/offline/hopper_medium_replay.npz
+
+Each checkpoint acts for the same number of steps, with the exploration noise of its training, so
+evenly spaced checkpoints up to a medium one stand for that run's replay buffer. D4RL's is the
+buffer itself; this one lacks its random first steps, holds whole episodes, and the last of each
+checkpoint is cut. Besides what load_npz reads the file holds env_id, checkpoint [N] (which one
+acted) and description, JSON text: name, steps, episodes and mean return of each.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+from numpy.typing import NDArray
+from stable_baselines3 import DDPG, SAC, TD3
+
+import sb3_spiking  # noqa: F401  # its policies' names
+from d3rlpy_spiking.datasets import collect_from_sb3
+from policies.files import write_atomically
+
+ALGORITHMS: dict[str, Any] = {"td3": TD3, "ddpg": DDPG, "sac": SAC}
+
+
+class Exploring:
+    """An agent that acts with Gaussian noise, as TD3 does in training.
+
+    Args:
+        model: the agent.
+        noise: standard deviation, where actions are in [-1, 1]; 0 for none.
+        seed: of the noise.
+    """
+
+    def __init__(self, model: Any, noise: float, seed: int) -> None:
+        self.model, self.noise = model, noise
+        self.rng = np.random.default_rng(seed)
+
+    def __getattr__(self, name: str) -> Any:
+        """All else is the agent's."""
+        return getattr(self.model, name)
+
+    def predict(self, observation: Any, *args: Any, **kwargs: Any) -> tuple[NDArray[Any], Any]:
+        """The agent's actions and noise, within the space."""
+        actions, state = self.model.predict(observation, *args, **kwargs)
+        space = self.model.action_space
+        noise = self.rng.normal(scale=self.noise, size=actions.shape) * (space.high - space.low) / 2
+        return np.clip(actions + noise, space.low, space.high).astype(actions.dtype), state
+
+
+def collect(
+    models: dict[str, Any], env_id: str, steps: int, noise: float, seed: int
+) -> tuple[dict[str, NDArray[Any]], list[dict[str, Any]]]:
+    """Steps of several agents one after the other, in equal parts.
+
+    Args:
+        models: agents by name.
+        env_id: the environment.
+        steps: of all together.
+        noise: see Exploring.
+        seed: of environment and noise.
+
+    Returns:
+        the arrays of the file but its description, and what is in it: one entry an agent.
+    """
+    parts: dict[str, list[Any]] = {name: [] for name in _ARRAYS}
+    about = []
+    for i, (name, model) in enumerate(models.items()):
+        share = steps * (i + 1) // len(models) - steps * i // len(models)
+        env = gymnasium.make(env_id)
+        agent: Any = Exploring(model, noise, seed + i)
+        episodes = collect_from_sb3(agent, env, share, seed=seed + i).episodes
+        env.close()  # type: ignore[no-untyped-call]  # gymnasium's
+        for episode in episodes:
+            ends = np.zeros(len(episode), np.bool_)
+            ends[-1] = True
+            parts["observations"].append(episode.observations)
+            parts["actions"].append(episode.actions)
+            parts["rewards"].append(episode.rewards[:, 0])
+            parts["terminals"].append(ends & episode.terminated)
+            parts["timeouts"].append(ends & (not episode.terminated))
+        parts["checkpoint"].append(np.full(share, i, np.int16))
+        # The last one is cut, so its return says nothing.
+        whole = [float(np.sum(episode.rewards)) for episode in episodes[:-1]]
+        about.append(
+            {
+                "checkpoint": name,
+                "steps": share,
+                "episodes": len(episodes),
+                "mean_return": float(np.mean(whole)) if whole else None,
+                "sd": float(np.std(whole)) if whole else None,
+            }
+        )
+    arrays = {name: np.concatenate(found) for name, found in parts.items()}
+    return arrays | {"env_id": np.array(env_id)}, about
+
+
+_ARRAYS = ("observations", "actions", "rewards", "terminals", "timeouts", "checkpoint")
+
+
+def main() -> None:
+    """Write a dataset and say what is in it."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add: Any = parser.add_argument
+    add("--checkpoints", nargs="+", required=True, metavar="MODEL.zip")
+    add("--algo", choices=sorted(ALGORITHMS), default="td3")
+    add("--env", default="Hopper-v4")
+    add("--steps", type=int, default=200_000)
+    add("--noise", type=float, default=0.1, help="sd of the noise on actions in [-1, 1]")
+    add("--seed", type=int, default=0)
+    add("--out", type=Path, required=True)
+    args = parser.parse_args()
+    if not args.out.parent.is_dir():
+        parser.error(f"there is no folder {args.out.parent} for --out")
+    small = {"buffer_size": 1}  # the agents only act
+    models = {
+        name: ALGORITHMS[args.algo].load(name, device="cpu", custom_objects=small)
+        for name in args.checkpoints
+    }
+    arrays, about = collect(models, args.env, args.steps, args.noise, args.seed)
+    text = json.dumps(
+        {"env": args.env, "algo": args.algo, "noise": args.noise, "seed": args.seed, "of": about}
+    )
+    arrays["description"] = np.array(text)
+    write_atomically(
+        str(args.out), lambda path: np.savez_compressed(path, allow_pickle=False, **arrays)
+    )
+    print(f"{args.out}: {len(arrays['rewards']):,} steps\n")
+    print("| checkpoint | steps | episodes | mean return (sd) |\n|---|---|---|---|")
+    for row in about:
+        shown = "-" if row["mean_return"] is None else f"{row['mean_return']:.0f} ({row['sd']:.0f})"
+        print(f"| {row['checkpoint']} | {row['steps']:,} | {row['episodes']} | {shown} |")
+
+
+if __name__ == "__main__":
+    main()

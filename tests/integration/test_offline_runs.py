@@ -1,0 +1,210 @@
+"""The offline benchmark: runs that resume, its datasets, its table."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+from stable_baselines3 import TD3
+
+from benchmarks import (
+    offline_corridor,
+    offline_replay_data,
+    offline_runs,
+    offline_summary,
+    offline_training,
+)
+from benchmarks.offline_networks import NETWORKS, Recipe, make_config, network_names
+from benchmarks.offline_training import STRETCHES, Late, Run, Task, Training
+from d3rlpy_spiking.cli.quiet import quiet_logs
+from d3rlpy_spiking.datasets import load_npz
+
+RECIPE = Recipe(width=8, layers=1, context=20, batch=4, steps=2 * STRETCHES)
+
+
+@pytest.fixture(scope="module")
+def corridor(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "corridor_20.npz"
+    arrays = offline_corridor.collect(20, 12, seed=0)
+    np.savez(path, allow_pickle=False, **arrays)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def few_episodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(offline_training, "CHOOSING", (2, 1000))
+    monkeypatch.setattr(offline_training, "FINAL", (3, 2000))
+
+
+def result_of(run: Run, out: Path) -> dict[str, Any]:
+    result: dict[str, Any] = json.loads(run.result(out).read_text())
+    for name in ("seconds", "cpu_seconds"):
+        assert result.pop(name) > 0.0
+    return result
+
+
+@pytest.mark.parametrize("network", ["dt", "dsformer-pssa", "sdt"])
+def test_a_stopped_run_ends_as_one_that_was_not(
+    network: str, corridor: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(corridor, network, 3, RECIPE)
+    Training(run, tmp_path / "whole", time.time() + 1e6).go()
+    stopped = Training(run, tmp_path / "stopped", time.time() + 1e6)
+    steps = iter(range(100))
+
+    def check_time() -> None:
+        if next(steps) == 9:  # in the middle of the fifth stretch
+            raise Late
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stopped, "_check_time", check_time)
+        with pytest.raises(Late):
+            stopped.go()
+    assert not run.result(tmp_path / "stopped").exists()
+    again = Training(run, tmp_path / "stopped", time.time() + 1e6)
+    assert again.state["step"] == 8
+    again.go()
+    whole, resumed = (result_of(run, tmp_path / name) for name in ("whole", "stopped"))
+    assert whole == resumed
+    assert whole["step"] == RECIPE.steps
+    assert whole["settings"]["network"] == network
+    assert len(whole["last"]["returns"]) == len(whole["best"]["returns"]) == 3
+    assert [len(entry["returns"]) for entry in whole["scored"]] == [2] * 4
+    assert [step for step, _ in whole["curve"]] == list(range(1, RECIPE.steps + 1))
+    kept = {path.name for path in run.folder(tmp_path / "whole").glob("*.d3")}
+    assert kept == {f"model_{whole[name]['step']}.d3" for name in ("last", "best")}
+
+
+def test_a_run_does_not_go_on_with_other_settings(corridor: Path, tmp_path: Path) -> None:
+    run = Run(corridor, "dt", 0, RECIPE)
+    late = Training(run, tmp_path, time.time() + 1e6)
+    with quiet_logs():
+        task = Task.load(corridor, RECIPE.context)
+        late._stretch(late._algorithm(task), task)
+    other = Run(corridor, "dt", 0, Recipe(**{**vars(RECIPE), "learning_rate": 1e-4}))
+    with pytest.raises(ValueError, match="other settings"):
+        Training(other, tmp_path, 0.0)
+    with pytest.raises(ValueError, match="multiple of 8"):
+        Training(Run(corridor, "dt", 0, Recipe(steps=12)), tmp_path, 0.0)
+
+
+def test_the_list_skips_what_is_done(
+    corridor: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    words = f"--datasets {corridor} --networks dt dsformer-pssa-time --seeds 7 --out {tmp_path} "
+    words += "--width 8 --layers 1 --batch 4 --steps 16"
+    monkeypatch.setattr("sys.argv", ["offline_runs", *words.split()])
+    offline_runs.main()
+    first = capsys.readouterr().out
+    assert first.count("done, return") == 2
+    offline_runs.main()
+    assert capsys.readouterr().out == ""
+    monkeypatch.setattr("sys.argv", ["offline_runs", *words.split(), "--list", "--seeds", "7", "8"])
+    offline_runs.main()
+    listed = capsys.readouterr().out
+    assert listed.count("done") == 2
+    assert listed.count("0 of 16 steps") == 2
+    found = offline_summary.read(tmp_path, "last")
+    assert "| dsformer-pssa-time | " in offline_summary.markdown(found.table)
+    assert "- corridor_20, context 20: seeds 7; width 8, layers 1" in found.notes()
+    for wrong, message in (
+        (["--datasets", str(tmp_path / "none.npz")], "there is no dataset"),
+        ([*words.split(), "--steps", "24"], "other settings"),
+        (["--networks", "gpt"], "no network and no group"),
+    ):
+        with pytest.raises(SystemExit):
+            offline_runs.parse(wrong)
+        assert message in capsys.readouterr().err
+
+
+def test_networks_are_of_one_size() -> None:
+    for name in NETWORKS:
+        config = make_config(name, RECIPE)
+        assert config.attn_dropout == config.resid_dropout == config.embed_dropout == 0.0
+        assert (config.num_layers, config.context_size, config.batch_size) == (1, 20, 4)
+    assert make_config("dsformer-pssa-ptbn-30", Recipe(steps=1000)).ptbn_steps == 300
+    assert network_names(["dt", "main"])[0] == "dt"
+    assert len(network_names(["main", "dt"])) == 5
+    with pytest.raises(ValueError, match="'gpt' is no network"):
+        network_names(["gpt"])
+
+
+def test_the_corridor_hides_its_cue() -> None:
+    arrays = offline_corridor.collect(20, 40, seed=1)
+    ends = np.flatnonzero(arrays["terminals"])
+    assert len(ends) == 40
+    np.testing.assert_array_equal(arrays["rewards"][ends], 1.0)
+    assert arrays["rewards"].sum() == 40
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    cues = arrays["observations"][starts, 0]
+    assert 8 < (cues > 0).sum() < 32
+    turns = []
+    for start, end, cue in zip(starts, ends, cues, strict=True):
+        obs, actions = arrays["observations"][start : end + 1], arrays["actions"][start : end + 1]
+        shown = slice(0, offline_corridor.CUE)
+        np.testing.assert_array_equal(obs[shown, 0], cue)
+        np.testing.assert_array_equal(obs[offline_corridor.CUE :, 0], 0.0)
+        walking = obs[:, 3] == 0
+        np.testing.assert_array_equal(obs[walking, 2], 0.0)
+        turns.append(np.sign(actions[~walking, 1]) == cue)
+        assert abs(actions[walking, 1].mean()) < 0.05
+    assert np.concatenate(turns).all()
+
+
+def test_a_wrong_turn_earns_nothing() -> None:
+    env = gymnasium.make(offline_corridor.env_id(20))
+    returns = {}
+    for seed in range(6):
+        _, info = env.reset(seed=seed)
+        ended, total = False, 0.0
+        while not ended:
+            _, reward, terminated, truncated, _ = env.step(np.ones(2, np.float32))
+            ended, total = terminated or truncated, total + float(reward)
+        returns[info["cue"]] = total
+    assert returns == {1.0: 1.0, -1.0: 0.0}
+
+
+def test_replay_data_has_equal_parts(tmp_path: Path) -> None:
+    models = {f"m{i}": TD3("MlpPolicy", "Pendulum-v1", seed=i, buffer_size=1) for i in range(2)}
+    arrays, about = offline_replay_data.collect(models, "Pendulum-v1", 701, noise=0.1, seed=0)
+    np.testing.assert_array_equal(np.bincount(arrays["checkpoint"]), [350, 351])
+    assert [row["episodes"] for row in about] == [2, 2]
+    best, _ = models["m0"].predict(arrays["observations"][:350], deterministic=True)
+    noise = (arrays["actions"][:350] - best) / 2.0  # Pendulum's actions are in [-2, 2]
+    inside = np.abs(arrays["actions"][:350]) < 2.0
+    assert 0.05 < noise[inside].std() < 0.11
+    np.savez(tmp_path / "x.npz", allow_pickle=False, **arrays)
+    buffer = load_npz(tmp_path / "x.npz")
+    assert sum(len(episode) for episode in buffer.episodes) == 701
+
+
+def test_the_table_does_not_mix_recipes(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no run below"):
+        offline_summary.read(tmp_path, "last")
+    (tmp_path / "x").mkdir()
+    for seed, steps in enumerate((8, 16)):
+        settings = Run(Path("x.npz"), "dt", seed, Recipe(steps=steps)).settings()
+        result = {"settings": settings, "commit": "", "last": {"mean": 1.0, "score": None}}
+        (tmp_path / "x" / f"{seed}.json").write_text(json.dumps(result))
+    with pytest.raises(ValueError, match="cannot be compared"):
+        offline_summary.read(tmp_path, "last")
+
+
+def test_the_table_has_means_intervals_and_ratios() -> None:
+    table = {
+        "dt": {"a": [100.0, 100.0, 100.0], "b": [50.0]},
+        "x": {"a": [90.0, 110.0, 130.0], "b": [70.0]},
+    }
+    assert offline_summary.ratio(table["x"], table["dt"]).startswith("1.20 [")
+    low, high = offline_summary.ratio(table["x"], table["dt"])[6:-1].split(", ")
+    assert float(low) == pytest.approx(160 / 150, abs=0.01)
+    assert float(high) == pytest.approx(200 / 150, abs=0.01)
+    text = offline_summary.markdown(table).splitlines()
+    assert text[2] == "| dt | 100.0 [100.0, 100.0] (3) | 50 (1 seed) | 75.0 | 1 |"
+    assert text[3].startswith("| x | 110.0 [90.0, 130.0] (3) | 70 (1 seed) | 90.0 | 1.20 [")
