@@ -26,13 +26,29 @@ import numpy as np
 
 EVAL_FREQ, EPISODES, SAVE_FREQ = 10_000, 10, 25_000
 ENVS = ("HalfCheetah-v4", "Hopper-v4", "Walker2d-v4", "Ant-v4")
-# What a kind of run adds to the command line.
+
+
+def _options(**options: Any) -> tuple[str, ...]:
+    """PopSAN's policy with some options, whatever the file says."""
+    values = {"net_arch": [256, 256], "matmul_backward": "bf16", **options}
+    return ("-params", f"policy_kwargs:dict({','.join(f'{k}={v!r}' for k, v in values.items())})")
+
+
+# What a kind of run adds to the command line; all but the first two are for the ablation.
 KINDS: dict[str, tuple[str, ...]] = {
     "dense": (
         "--dense",
         *("-params", "policy:'MlpPolicy'", "policy_kwargs:dict(net_arch=[256,256])"),
     ),
     "spiking": (),
+    "popsan": _options(),
+    "proxy": _options(proxy_target=True, proxy_arch=[256, 256]),
+    "batch_norm": _options(batch_norm=True),
+    "membrane": _options(decoder="membrane"),
+    "intra_layer": _options(decoder="membrane", intra_layer=True),
+    "analog": _options(encoder="analog"),
+    "wide_surrogate": _options(surrogate_width=3.0),
+    "penalty": _options(synops_penalty=0.01),
 }
 POLL = 2.0
 
