@@ -88,7 +88,9 @@ def test_the_table_of_keywords_is_complete() -> None:
     documented: dict[str, str] = {}
     for names, defaults in rows:
         keys = re.findall(r"`([a-z_]+)`", names)
-        documented |= dict(zip(keys, defaults.replace("`", "").split(", "), strict=True))
+        values = defaults.replace("`", "")
+        split = [values] if len(keys) == 1 else values.split(", ")
+        documented |= dict(zip(keys, split, strict=True))
     assert documented == {
         name: f'"{value}"' if isinstance(value, str) else str(value)
         for name, value in SpikingOptions().as_kwargs().items()

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from policies import actor as actor_module
+from policies import spiking_mlp
 from policies.actor import PopulationActor
 from policies.config import DecoderConfig, EncoderConfig, PopulationActorConfig
 from policies.kernels import stack as stack_module
@@ -139,7 +139,7 @@ def test_kernels_run_under_bfloat16_only(monkeypatch: pytest.MonkeyPatch) -> Non
         assert not torch.is_autocast_enabled("cpu") or stack.matmul == "bf16"
         return original(stack, *tensors)
 
-    monkeypatch.setattr(actor_module, "run_stack", spy)
+    monkeypatch.setattr(spiking_mlp, "run_stack", spy)
     net = make(KERNELS[-1], "float32")
     for dtype, enabled in ((torch.float16, True), (torch.float16, False), (torch.bfloat16, True)):
         with autocast(dtype, enabled):
