@@ -246,6 +246,7 @@ class SpikingMLP(nn.Module):
         spike_steps: int,
         encoder: EncoderKind | None = None,
         encoder_threshold: float = 1.0,
+        encoder_start: float = 0.0,
     ) -> Tensor:
         """As `forward`, in one function; x is spikes, or activations [B, in] with an encoder.
 
@@ -260,6 +261,7 @@ class SpikingMLP(nn.Module):
             encoder,
             spike_steps,
             encoder_threshold,
+            encoder_start,
             matmul,
             grad_dtype,
             [linear.cached for linear in layers],
@@ -392,6 +394,7 @@ class PopulationBody(nn.Module):
                 self.config.spike_steps,
                 self.encoder.kind(deterministic),
                 self.config.encoder.v_threshold,
+                self.config.encoder.v_start,
             )
         encoded: Tensor = self.encoder(obs, deterministic)
         if self.config.encoder.kind != "analog" and (prices := self.mlp.prices(encoded)):
