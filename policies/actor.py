@@ -96,6 +96,7 @@ class PopulationBody(nn.Module):
                 self.config.spike_steps,
                 self.encoder.kind(deterministic),
                 self.config.encoder.v_threshold,
+                self.config.encoder.v_start,
             )
         encoded: Tensor = self.encoder(obs, deterministic)
         if self.config.encoder.kind != "analog" and (prices := self.mlp.prices(encoded)):

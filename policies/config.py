@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from numbers import Integral, Real
 from typing import Literal, get_args
 
+import numpy as np
+
 from policies.kernels.choice import Kernel, Matmul, MatmulBackward
 from policies.surrogate import SURROGATES
 
@@ -24,9 +26,17 @@ def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
 
 
 def check_range(
-    name: str, value: object, low: float, high: float = math.inf, *, open_low: bool = False
+    name: str,
+    value: object,
+    low: float,
+    high: float = math.inf,
+    *,
+    open_low: bool = False,
+    open_high: bool = False,
 ) -> None:
-    """Raise unless value is a finite number in [low, high], or (low, high] with `open_low`.
+    """Raise unless value is a finite number in [low, high].
+
+    With `open_low` low itself is out of range, with `open_high` high.
 
     Raises:
         TypeError: if value is not a number.
@@ -36,9 +46,10 @@ def check_range(
         raise TypeError(f"{name} must be a number, got {value!r}")
     number = float(value)
     too_low = number <= low if open_low else number < low
-    if too_low or number > high or not math.isfinite(number):
-        bracket = "(" if open_low else "["
-        raise ValueError(f"{name} must be in {bracket}{low:g}, {high:g}], got {value!r}")
+    too_high = number >= high if open_high else number > high
+    if too_low or too_high or not math.isfinite(number):
+        left, right = "(" if open_low else "[", ")" if open_high else "]"
+        raise ValueError(f"{name} must be in {left}{low:g}, {high:g}{right}, got {value!r}")
 
 
 def check_count(name: str, value: object) -> None:
@@ -105,6 +116,9 @@ class EncoderConfig:
     std: float | None = None
     # threshold of the deterministic integrator, > 0; PopSAN 0.999
     v_threshold: float = 0.999
+    # membrane that it starts with, relative to the threshold, [0, 1): 0 (PopSAN) rounds a field's
+    # activation, summed over the steps, down to its spikes; 0.5 to the nearest number
+    v_init: float = 0.0
 
     def __post_init__(self) -> None:
         """Check every field."""
@@ -114,6 +128,17 @@ class EncoderConfig:
         if self.std is not None:
             check_range("encoder_std", self.std, 0.0, open_low=True)
         check_range("encoder v_threshold", self.v_threshold, 0.0, open_low=True)
+        check_range("encoder_v_init", self.v_init, 0.0, 1.0, open_high=True)
+        if self.v_init and self.kind == "analog":
+            raise ValueError(
+                f"encoder_v_init={self.v_init!r} with encoder='analog': there is no membrane that "
+                "could start at it; leave it out, or use encoder='deterministic'"
+            )
+
+    @property
+    def v_start(self) -> float:
+        """The membrane that the deterministic integrator starts with, a float32 number."""
+        return float(np.float32(self.v_init * self.v_threshold))
 
     @property
     def initial_std(self) -> float:

@@ -124,6 +124,7 @@ class _Snapshot:
         self.neurons = int(weights.sizes[-1])
         self.layers = (
             np.float32(encoder.v_threshold),
+            np.float32(encoder.v_start),
             weights.sizes,
             weights.rows,
             weights.scale,

@@ -7,7 +7,8 @@ Numerics, a contract that every faster kernel must meet spike for spike:
     v' - v_threshold s for the soft one. The state that is returned is the one after the reset.
     In the current-based neuron the input first passes i' = i_decay * i + x, and i' charges v.
 *   Each product and each sum is rounded on its own: no fused multiply-add.
-*   State starts at 0 and is float32 at least, also under autocast; spikes have the input's dtype.
+*   State starts at 0 (the encoder's at `EncoderConfig.v_start`) and is float32 at least, also
+    under autocast; spikes have the input's dtype.
 *   NaN stays: a membrane that became NaN or infinite is NaN or infinite after the last step, though
     its spikes are 0 or 1; `SpikingMLP` and the encoder mark the spikes of such samples NaN.
 *   The gradient flows through the reset, d[v'(1 - s)]/dv' = (1 - s) - v' ds/dv', unless

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from policies.checks import check_features, fault_mark
 from policies.config import DecoderConfig, EncoderConfig, EncoderKind, LIFConfig
-from policies.functional import lif_sequence, state_dtype
+from policies.functional import LIFState, lif_sequence, state_dtype
 from policies.kernels.choice import Matmul
 from policies.kernels.guard import autocasts, plain_only
 from policies.kernels.readout import compiled_read, exact_read
@@ -24,7 +24,10 @@ class PopulationEncoder(nn.Module):
     a = exp(-(obs_d - mean_dj)^2 / (2 std_dj^2)). The activation a, the same at each spike step,
     becomes spikes:
 
-    *   deterministic: v += a; spike where v > 0.999; v -= 0.999 (an integrator without leak).
+    *   deterministic: v += a; spike where v > 0.999; v -= 0.999 (an integrator without leak). v
+        starts at 0 (PopSAN), or at the share `v_init` of the threshold: at 0.5 a field's spikes are
+        the nearest number to its activation's sum over the steps, not the next lower one, and the
+        first step is not nearly silent.
     *   poisson: a spike with probability a, drawn from torch's global generator at each step.
     *   analog: the activation itself; not binary.
 
@@ -34,7 +37,7 @@ class PopulationEncoder(nn.Module):
     Args:
         obs_dim: observation dimensions, >= 1.
         spike_steps: T, >= 1.
-        config: population size, kind, range and std.
+        config: population size, kind, range, std and the integrator's start.
 
     Source: Tang et al. 2020 (PopSAN), population encoder.
     """
@@ -89,7 +92,12 @@ class PopulationEncoder(nn.Module):
         if kind == "poisson":
             spikes_seq = straight_through(activation_seq, torch.rand_like(activation_seq))
         else:
-            spikes_seq, _ = lif_sequence(activation_seq, None, self._integrator, straight_through)
+            start = torch.full_like(
+                activation, self.config.v_start, dtype=state_dtype(activation.dtype)
+            )
+            spikes_seq, _ = lif_sequence(
+                activation_seq, LIFState(start), self._integrator, straight_through
+            )
         return spikes_seq + fault_mark(activation)
 
     def extra_repr(self) -> str:

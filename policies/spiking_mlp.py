@@ -231,6 +231,7 @@ class SpikingMLP(nn.Module):
         spike_steps: int,
         encoder: EncoderKind | None = None,
         encoder_threshold: float = 1.0,
+        encoder_start: float = 0.0,
     ) -> Tensor:
         """As `forward`, in one function; x is spikes, or activations [B, in] with an encoder.
 
@@ -245,6 +246,7 @@ class SpikingMLP(nn.Module):
             encoder,
             spike_steps,
             encoder_threshold,
+            encoder_start,
             matmul,
             grad_dtype,
             [linear.cached for linear in layers],

@@ -64,6 +64,10 @@ class SpikingOptions:
     encoder_range: float = 3.0
     # initial std of the receptive fields, > 0; None: 0.58 x their spacing
     encoder_std: float | None = None
+    # membrane that the deterministic encoder starts with, relative to its threshold, [0, 1): 0
+    # (PopSAN) rounds a field's spikes down, 0.5 to the nearest number; "poisson" has it where
+    # predict asks for no draws, "analog" has none
+    encoder_v_init: float = 0.0
     # readout: "rate" or "membrane"
     decoder: DecoderKind = "rate"
     # neuron of every layer: "current_lif" or "lif"
@@ -197,6 +201,7 @@ class SpikingOptions:
                 kind=self.encoder,
                 field_range=self.encoder_range,
                 std=self.encoder_std,
+                v_init=self.encoder_v_init,
             ),
             neuron=self.neuron_config(),
             decoder=DecoderConfig(pop_size=self.decoder_pop_size, kind=self.decoder),

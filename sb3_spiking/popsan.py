@@ -223,7 +223,7 @@ def _free_kwargs(kwargs: dict[str, Any] | None) -> dict[str, Any]:
     # encoder_range is where PopSAN clips; the file's own fields replace those of encoder_std.
     fixed = {
         "net_arch", "encoder_pop_size", "decoder_pop_size", "normalize_obs", "encoder_range",
-        "encoder_std", "intra_layer", "batch_norm",
+        "encoder_std", "encoder_v_init", "intra_layer", "batch_norm",
     }  # fmt: skip
     clash = sorted(fixed & set(kwargs or {}))
     if clash:

@@ -25,6 +25,7 @@ def encode(
     activation: Tensor,
     spike_steps: int,
     v_threshold: float,
+    v_start: float,
     dtype: torch.dtype,
 ) -> Tensor:
     """See `NeuronKernel.encode`."""
@@ -32,6 +33,7 @@ def encode(
     loops.integrate(
         as_array(activation.contiguous()),
         np.float32(v_threshold),
+        np.float32(v_start),
         as_array(spikes),
         _ONE[dtype],
     )

@@ -16,11 +16,12 @@ def encode(
     activation: Tensor,
     spike_steps: int,
     v_threshold: float,
+    v_start: float,
     dtype: torch.dtype,
 ) -> Tensor:
     """See `NeuronKernel.encode`."""
     spikes = torch.empty(spike_steps, *activation.shape, dtype=dtype, device=activation.device)
-    v = torch.zeros_like(activation)
+    v = torch.full_like(activation, v_start)
     for t in range(spike_steps):
         v = v + activation
         fired = fires(v, v_threshold)

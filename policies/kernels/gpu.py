@@ -20,6 +20,7 @@ def encode(
     activation: Tensor,
     spike_steps: int,
     v_threshold: float,
+    v_start: float,
     dtype: torch.dtype,
 ) -> Tensor:
     """See `NeuronKernel.encode`."""
@@ -30,6 +31,7 @@ def encode(
             activation.contiguous(),
             spikes,
             v_threshold,
+            v_start,
             steps=spike_steps,
             columns=columns,
             block=loops.BLOCK,

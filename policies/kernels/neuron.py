@@ -92,9 +92,13 @@ class NeuronKernel(Protocol):
         activation: Tensor,
         spike_steps: int,
         v_threshold: float,
+        v_start: float,
         dtype: torch.dtype,
     ) -> Tensor:
-        """The deterministic encoder's spikes [T, B, N] of activations [B, N]."""
+        """The deterministic encoder's spikes [T, B, N] of activations [B, N].
+
+        Membranes start at `v_start`, a number that float32 holds.
+        """
         ...
 
     def forward(

@@ -165,10 +165,10 @@ def distances(
 
 
 @compiled
-def _encode(activation: Any, threshold: Any, spikes: Any) -> None:
-    """The deterministic encoder: activation [N] -> spikes [T, N]."""
+def _encode(activation: Any, threshold: Any, start: Any, spikes: Any) -> None:
+    """The deterministic encoder: activation [N] -> spikes [T, N]; membranes start at `start`."""
     steps, size = spikes.shape
-    v = np.zeros(size, np.float32)
+    v = np.full(size, start, np.float32)
     for t in range(steps):
         for n in range(size):
             charged = v[n] + activation[n]
@@ -263,6 +263,7 @@ def _send_back(spikes: Any, back: Any, returned: Any) -> None:
 def propagate(
     activation: Any,
     encoder_threshold: Any,
+    encoder_start: Any,
     sizes: Any,
     rows: Any,
     scale: Any,
@@ -277,11 +278,11 @@ def propagate(
 ) -> bool:
     """Activations [B, in] -> weighted spike counts of the output neurons, `counts` [B, out].
 
-    `encoder_threshold` is the deterministic encoder's; `sizes` the neurons of the input and of each
-    layer; `rows`, `scale`, `bias` those of all layers, one after the other, a layer's rows being
-    [in, out]; `decays` (i_decay, v_decay), `threshold` and `reset` the neuron's; `back` and
-    `back_bias` those of the last layer, see `_layer`; `step_weights` [T] the weight of a spike in
-    its count.
+    `encoder_threshold` is the deterministic encoder's, `encoder_start` what its membranes start
+    with; `sizes` the neurons of the input and of each layer; `rows`, `scale`, `bias` those of all
+    layers, one after the other, a layer's rows being [in, out]; `decays` (i_decay, v_decay),
+    `threshold` and `reset` the neuron's; `back` and `back_bias` those of the last layer, see
+    `_layer`; `step_weights` [T] the weight of a spike in its count.
 
     Returns:
         whether all membranes are finite.
@@ -291,7 +292,7 @@ def propagate(
     sound = True
     for b in range(activation.shape[0]):
         spikes = buffers[0, : steps * sizes[0]].reshape((steps, sizes[0]))
-        _encode(activation[b], encoder_threshold, spikes)
+        _encode(activation[b], encoder_threshold, encoder_start, spikes)
         row, neuron = 0, 0
         for layer in range(sizes.shape[0] - 1):
             n_in, n_out = sizes[layer], sizes[layer + 1]

@@ -24,16 +24,16 @@ CURRENT, SYNAPTIC, V, SLOPE, GRAD, WEIGHTED, TOTAL, CHARGED = range(8)
 
 
 @compiled
-def integrate(activation: Any, threshold: Any, spikes: Any, one: Any) -> None:
+def integrate(activation: Any, threshold: Any, start: Any, spikes: Any, one: Any) -> None:
     """The deterministic encoder: activation [B, N] at each of T steps -> spikes [T, B, N].
 
-    `one` is what a spike is in their dtype.
+    Membranes start at `start`; `one` is what a spike is in their dtype.
     """
     steps, batch, size = spikes.shape
     v, charged = np.empty(size, np.float32), np.empty((1, size), np.float32)
     for b in range(batch):
         for n in range(size):
-            v[n] = F0
+            v[n] = start
         for t in range(steps):
             for n in range(size):
                 charged[0, n] = v[n] + activation[b, n]

@@ -6,7 +6,8 @@ carries gradients along floating-point tensors only. It cannot be differentiated
 An activation is the same at every spike step, so its gradient is a sum over steps, and the sum is
 taken in front of the first layer's matmul, which is then T times smaller. With the deterministic
 encoder (v += a; spike where v > h; v -= h; d spike / dv = 1) a reaches the spike of step t through
-all charges up to t: dL/da = sum_t c_t dL/ds_t with c_t = sum_{k <= t} (1 - h)^k.
+all charges up to t: dL/da = sum_t c_t dL/ds_t with c_t = sum_{k <= t} (1 - h)^k. What v starts with
+is not in it: it is a constant, and a spike's derivative is 1 wherever the membrane is.
 """
 
 from collections.abc import Sequence
@@ -35,6 +36,7 @@ class Stack(NamedTuple):
         encoder: how activations become spikes; None: the input is spikes.
         spike_steps: T.
         encoder_threshold: of the deterministic encoder.
+        encoder_start: what its membranes start with.
         matmul: arithmetic forward.
         grad_dtype: dtype of the operands of backward matmuls.
         caches: one a layer.
@@ -48,6 +50,7 @@ class Stack(NamedTuple):
     encoder: EncoderKind | None
     spike_steps: int
     encoder_threshold: float
+    encoder_start: float
     matmul: Matmul
     grad_dtype: torch.dtype
     caches: Sequence[WeightCache]
@@ -139,7 +142,8 @@ def _encode(stack: Stack, x: Tensor) -> Tensor:
     if stack.encoder == "analog":
         return x.expand(stack.spike_steps, -1, -1)
     if stack.encoder == "deterministic":
-        return stack.kernel.encode(x, stack.spike_steps, stack.encoder_threshold, dtype)
+        threshold, start = stack.encoder_threshold, stack.encoder_start
+        return stack.kernel.encode(x, stack.spike_steps, threshold, start, dtype)
     if stack.encoder == "poisson":
         x_seq = x.expand(stack.spike_steps, -1, -1)
         x = fires(x_seq, torch.rand_like(x_seq))

@@ -21,15 +21,16 @@ def encode(
     activation: Any,
     spikes: Any,
     threshold: Any,
+    start: Any,
     steps: tl.constexpr,
     columns: Any,
     block: tl.constexpr,
 ) -> None:
-    """The deterministic encoder: activation [M] at each step -> spikes [T, M]."""
+    """The deterministic encoder: activation [M] at each step -> spikes [T, M]; v from `start`."""
     m = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
     inside = m < columns
     a = tl.load(activation + m, mask=inside, other=0.0)
-    v = tl.zeros_like(a)
+    v = tl.zeros_like(a) + start
     for t in range(steps):
         v = v + a
         s = (v > threshold).to(tl.float32)

@@ -47,7 +47,7 @@ def _least_activation(encoder: PopulationEncoder) -> float:
     """Response of a receptive field from which it has something to tell."""
     kind, steps = encoder.config.kind, encoder.spike_steps
     if kind == "deterministic":  # from here on the integrator fires within T steps
-        return encoder.config.v_threshold / steps
+        return (encoder.config.v_threshold - encoder.config.v_start) / steps
     if kind == "poisson":  # from here on it fires more likely than not
         return float(1.0 - 0.5 ** (1.0 / steps))
     return ANALOG_LEAST

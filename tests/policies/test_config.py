@@ -1,8 +1,10 @@
 import dataclasses
 import math
+import pickle
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 
 from policies.config import (
@@ -32,6 +34,10 @@ BAD: list[tuple[Callable[..., Any], str, Any, type[Exception], str]] = [
     (EncoderConfig, "field_range", 0.0, ValueError, "encoder_range"),
     (EncoderConfig, "std", 0.0, ValueError, "encoder_std"),
     (EncoderConfig, "v_threshold", 0.0, ValueError, "v_threshold"),
+    (EncoderConfig, "v_init", 1.0, ValueError, r"encoder_v_init must be in \[0, 1\), got 1.0"),
+    (EncoderConfig, "v_init", -0.1, ValueError, r"encoder_v_init must be in \[0, 1\), got -0.1"),
+    (EncoderConfig, "v_init", math.nan, ValueError, r"encoder_v_init must be in \[0, 1\), got nan"),
+    (EncoderConfig, "v_init", True, TypeError, "encoder_v_init must be a number, got True"),
     (DecoderConfig, "pop_size", -3, ValueError, "decoder_pop_size"),
     (DecoderConfig, "kind", "max", ValueError, "rate.*membrane.*'max'"),
     (DecoderConfig, "v_decay", 1.1, ValueError, "v_decay"),
@@ -51,6 +57,25 @@ def test_bad_values_are_named(
 def test_the_edges_are_allowed() -> None:
     LIFConfig(v_decay=0), LIFConfig(v_decay=1), CurrentLIFConfig(i_decay=0.0)
     EncoderConfig(pop_size=1), PopulationActorConfig(hidden_sizes=(), spike_steps=1)
+
+
+def test_an_analog_encoder_has_no_membrane_to_start() -> None:
+    with pytest.raises(ValueError, match=r"encoder_v_init=0\.5 with encoder='analog'.*leave it"):
+        EncoderConfig(kind="analog", v_init=0.5)
+    EncoderConfig(kind="analog", v_init=0.0), EncoderConfig(kind="poisson", v_init=0.5)
+
+
+def test_the_start_is_a_share_of_the_threshold_in_float32() -> None:
+    assert EncoderConfig().v_start == 0.0
+    assert EncoderConfig(v_init=0.5, v_threshold=0.75).v_start == 0.375
+    start = EncoderConfig(v_init=0.3).v_start
+    assert start == float(np.float32(0.3 * 0.999))
+    assert start != 0.3 * 0.999
+    # Of an object that was pickled before there was the field.
+    old = EncoderConfig()
+    del old.__dict__["v_init"]
+    assert pickle.loads(pickle.dumps(old)) == EncoderConfig()
+    assert pickle.loads(pickle.dumps(old)).v_start == 0.0
 
 
 def test_configs_are_frozen() -> None:

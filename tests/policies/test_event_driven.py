@@ -32,6 +32,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "last step": {"decoder": DecoderConfig(kind="membrane", v_decay=0.0)},
     "raw": {"normalize": False, "squash": False},
     "one neuron": {"hidden_sizes": (1,), "encoder": EncoderConfig(pop_size=1)},
+    "charged start": {"encoder": EncoderConfig(v_init=0.3)},
 }
 
 
@@ -72,6 +73,12 @@ def test_few_observations_are_equal_bit_for_bit(variant: str) -> None:
             bare = np.concatenate([frozen(part.numpy()) for part in obs.split(size)])
             assert np.array_equal(bare, expected.numpy())
     assert actor._events is not None
+
+
+def test_a_charged_start_is_used() -> None:
+    obs = observations()
+    charged = EventDrivenActor(make(encoder=EncoderConfig(v_init=0.5)))(obs.numpy())
+    assert not np.array_equal(charged, EventDrivenActor(make())(obs.numpy()))
 
 
 def test_bodies_and_value_networks() -> None:

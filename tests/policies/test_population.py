@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -7,9 +8,12 @@ from policies.config import DecoderConfig, EncoderConfig
 from policies.population import PopulationDecoder, PopulationEncoder
 
 
-def single(activation: float, steps: int, kind: str = "deterministic") -> PopulationEncoder:
+def single(
+    activation: float, steps: int, kind: str = "deterministic", v_init: float = 0.0
+) -> PopulationEncoder:
     """One receptive field that answers the observation 0 with `activation`."""
-    encoder = PopulationEncoder(1, steps, EncoderConfig(pop_size=1, kind=kind))  # type: ignore[arg-type]  # parametrized
+    config = EncoderConfig(pop_size=1, kind=kind, v_init=v_init)  # type: ignore[arg-type]  # parametrized
+    encoder = PopulationEncoder(1, steps, config)
     with torch.no_grad():
         encoder.mean.fill_(math.sqrt(-2 * math.log(activation)))
         encoder.std.fill_(1.0)
@@ -43,9 +47,58 @@ def test_deterministic_spikes_by_hand(activation: float, spikes: list[int]) -> N
     assert out.flatten().tolist() == spikes
 
 
-def test_gradient_of_the_soft_reset_by_hand() -> None:
-    # ds_t/da = g_t with g_1 = 1 and g_t = 1 + (1 - 0.999) g_(t-1).
-    encoder = PopulationEncoder(1, 4, EncoderConfig(pop_size=1)).double()
+@pytest.mark.parametrize(
+    ("v_init", "activation", "spikes"),
+    [
+        # .4995 at the start: .7995 1.0995 -> .1005 .4005 .7005 1.0005 -> .0015 .3015 .6015 .9015
+        (0.5, 0.3, [0, 1, 0, 0, 1, 0, 0, 0]),
+        (0.5, 0.5, [1, 0, 1, 0, 1, 0, 1, 0]),  # .9995 > 0.999, rest .0005, .5005, 1.0005, ...
+        (0.5, 1.0, [1, 1, 1, 1, 1, 1, 1, 1]),
+        (0.5, 0.062, [0, 0, 0, 0, 0, 0, 0, 0]),  # .4995 + 8 x .062 = .9955
+        (0.5, 0.063, [0, 0, 0, 0, 0, 0, 0, 1]),  # .4995 + 8 x .063 = 1.0035
+        (0.9, 0.11, [1, 0, 0, 0, 0, 0, 0, 0]),  # .8991 + .11 = 1.0091, rest .0101 + 7 x .11
+    ],
+)
+def test_a_charged_start_by_hand(v_init: float, activation: float, spikes: list[int]) -> None:
+    out = single(activation, 8, v_init=v_init)(torch.zeros(1, 1))
+    assert out.flatten().tolist() == spikes
+
+
+@pytest.mark.parametrize(("v_init", "rounded"), [(0.0, torch.floor), (0.5, torch.round)])
+def test_spikes_count_the_activation_down_or_to_nearest(v_init: float, rounded: Any) -> None:
+    encoder = PopulationEncoder(20, 5, EncoderConfig(v_init=v_init))
+    obs = torch.randn(50, 20, generator=torch.Generator().manual_seed(0))
+    ratio = encoder.activation(obs).double() * 5 / 0.999
+    expected = rounded(ratio).clamp_max(5)
+    # Beside a tie float32 may fall to the other side.
+    clear = ((ratio + 1 - v_init).frac().sub(0.5).abs() < 0.499) | (ratio < 0.4)
+    assert float(clear.double().mean()) > 0.9
+    counts = encoder(obs).sum(dim=0).double()
+    assert torch.equal(counts[clear], expected[clear])
+    assert set(counts.unique().tolist()) == {0.0, 1.0, 2.0, 3.0, 4.0, 5.0}
+
+
+def test_a_charged_start_adds_no_state() -> None:
+    assert PopulationEncoder(3, 5, EncoderConfig(v_init=0.5)).state_dict().keys() == (
+        PopulationEncoder(3, 5).state_dict().keys()
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_a_charged_start_in_other_dtypes(dtype: torch.dtype) -> None:
+    encoder, obs = single(0.3, 8, v_init=0.5).to(dtype), torch.zeros(1, 1, dtype=dtype)
+    spikes, a, v = encoder(obs), encoder.activation(obs).item(), 0.4995
+    assert spikes.dtype == dtype
+    for spike in spikes.flatten().tolist():
+        v += a
+        assert spike == float(v > 0.999)
+        v -= 0.999 * spike
+
+
+@pytest.mark.parametrize("v_init", [0.0, 0.5])
+def test_gradient_of_the_soft_reset_by_hand(v_init: float) -> None:
+    # ds_t/da = g_t with g_1 = 1 and g_t = 1 + (1 - 0.999) g_(t-1), from wherever v starts.
+    encoder = PopulationEncoder(1, 4, EncoderConfig(pop_size=1, v_init=v_init)).double()
     obs = torch.tensor([[0.4]], dtype=torch.float64, requires_grad=True)
     out = encoder(obs)
     a = encoder.activation(obs)
@@ -103,6 +156,19 @@ def test_poisson_follows_the_seed_and_has_a_deterministic_form() -> None:
     torch.manual_seed(3)
     assert torch.equal(first, encoder(obs))
     assert torch.equal(encoder(obs, deterministic=True), regular(obs))
+
+
+def test_poisson_draws_do_not_see_the_start_but_the_deterministic_form_does() -> None:
+    obs = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+    spikes = []
+    for v_init in (0.0, 0.5):
+        torch.manual_seed(3)
+        encoder = PopulationEncoder(4, 5, EncoderConfig(kind="poisson", v_init=v_init))
+        spikes.append((encoder(obs), encoder(obs, deterministic=True)))
+        regular = PopulationEncoder(4, 5, EncoderConfig(v_init=v_init))
+        assert torch.equal(spikes[-1][1], regular(obs))
+    assert torch.equal(spikes[0][0], spikes[1][0])
+    assert not torch.equal(spikes[0][1], spikes[1][1])
 
 
 def test_analog_repeats_the_activation() -> None:

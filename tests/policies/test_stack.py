@@ -18,8 +18,11 @@ from policies.config import (
     PopulationActorConfig,
 )
 from policies.energy import count_operations
+from policies.functional import LIFState, lif_sequence
 from policies.kernels.choice import Kernel, Matmul, MatmulBackward, has_numba
+from policies.kernels.neuron import load
 from policies.spiking_mlp import SpikingMLP
+from policies.surrogate import straight_through
 from tests.kernels import NEEDS_NUMBA
 
 KERNELS: tuple[Kernel, ...] = ("fused", "numba") if has_numba() else ("fused",)
@@ -87,6 +90,42 @@ def test_encoders_and_arithmetics(kernel: Kernel, encoder: Any, matmul: Matmul) 
     compare(kernel, matmul_backward="float32", **settings)
     # bf16 has 8 bits; the plain path rounds in other places.
     compare(kernel, tolerance=2e-2, matmul_backward="bf16", **settings)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("encoder", ["deterministic", "poisson"])
+@pytest.mark.parametrize("matmul", ["float32", "exact", "bf16"])
+def test_a_charged_start(kernel: Kernel, encoder: Any, matmul: Matmul) -> None:
+    config = EncoderConfig(kind=encoder, v_init=0.3)
+    compare(kernel, matmul_backward="float32", encoder=config, matmul=matmul)
+    obs = torch.randn(33, 5, generator=torch.Generator().manual_seed(2)) * 2
+    charged, regular = (
+        make(kernel, encoder=config, matmul=matmul).eval(),
+        make(kernel, encoder=EncoderConfig(kind=encoder), matmul=matmul).eval(),
+    )
+    plain = make("torch", encoder=config, matmul=matmul).eval()
+    with torch.no_grad():
+        spikes = charged.spikes(obs, deterministic=True)
+        assert torch.equal(spikes, plain.spikes(obs, deterministic=True))
+        assert not torch.equal(spikes, regular.spikes(obs, deterministic=True))
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("v_init", [0.0, 0.3, 0.5, 0.99])
+def test_encoders_start_at_the_same_number(kernel: Kernel, v_init: float) -> None:
+    """Activations that reach the threshold at step 1 to 5, or miss it by a few last bits."""
+    config = EncoderConfig(v_init=v_init)
+    gap = (config.v_threshold - config.v_start) / torch.arange(1, 6, dtype=torch.float64)
+    activation = (gap[:, None] + torch.arange(-20, 20) * 2.0**-24).float()
+    integrator = LIFConfig(v_decay=1.0, v_threshold=config.v_threshold, reset_mode="soft")
+    start = LIFState(torch.full_like(activation, config.v_start))
+    expected, _ = lif_sequence(activation.expand(5, -1, -1), start, integrator, straight_through)
+    for t in range(5):  # the edge is among them
+        assert 0 < float(expected[t, t].sum()) < 40
+    for dtype in (torch.float32, torch.int8, torch.bfloat16):
+        ours = load(kernel).encode(activation, 5, config.v_threshold, config.v_start, dtype)
+        assert ours.dtype == dtype
+        assert torch.equal(ours.float(), expected)
 
 
 @pytest.mark.parametrize("kernel", KERNELS)

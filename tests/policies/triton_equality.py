@@ -5,7 +5,7 @@ import itertools
 import torch
 from torch import Tensor
 
-from policies.config import CurrentLIFConfig, LIFConfig, NeuronConfig
+from policies.config import CurrentLIFConfig, EncoderConfig, LIFConfig, NeuronConfig
 from policies.kernels import fused, gpu
 from policies.kernels.neuron import Currents, Neurons
 from policies.surrogate import Surrogate
@@ -45,9 +45,12 @@ def close(ours: Tensor | None, expected: Tensor | None, tolerance: float) -> boo
 def main() -> None:
     torch.manual_seed(0)
     activation = torch.rand(BATCH, SIZE)
-    for dtype in (torch.float32, torch.int8, torch.bfloat16):
-        ours = gpu.encode(activation, STEPS, 0.999, dtype)
-        expected = fused.encode(activation, STEPS, 0.999, dtype)
+    starts = [EncoderConfig(v_init=v_init).v_start for v_init in (0.0, 0.3, 0.5)]
+    edges = torch.tensor([0.999 - start for start in starts]).view(torch.int32)
+    activation[: len(starts)] = (edges[:, None] + torch.arange(-15, 15).int()).view(torch.float32)
+    for start, dtype in itertools.product(starts, (torch.float32, torch.int8, torch.bfloat16)):
+        ours = gpu.encode(activation, STEPS, 0.999, start, dtype)
+        expected = fused.encode(activation, STEPS, 0.999, start, dtype)
         assert 0.1 < float(expected.float().mean()) < 0.9
         assert ours.dtype == dtype
         assert torch.equal(ours, expected)

@@ -25,6 +25,13 @@ OPTIONS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"surrogate": "step"}, ValueError, r"\['rectangle', 'sigmoid', 'arctan', 'triangle'\]"),
     ({"surrogate_width": 0.0}, ValueError, "surrogate_width"),
     ({"encoder_std": -1.0}, ValueError, "encoder_std"),
+    ({"encoder_v_init": 1.0}, ValueError, r"encoder_v_init must be in \[0, 1\), got 1.0"),
+    ({"encoder_v_init": "0.5"}, TypeError, "encoder_v_init must be a number, got '0.5'"),
+    (
+        {"encoder_v_init": 0.5, "encoder": "analog"},
+        ValueError,
+        "encoder_v_init=0.5 with encoder='analog'",
+    ),
     ({"encoder_range": float("inf")}, ValueError, "encoder_range"),
     ({"actor_lr_scale": 0.0}, ValueError, "actor_lr_scale"),
     ({"actor_lr_scale": "0.3"}, TypeError, "actor_lr_scale must be a number"),

@@ -278,6 +278,8 @@ def test_what_the_file_determines_cannot_be_set(checkpoint: Path) -> None:
         load(checkpoint, policy_kwargs={"net_arch": [5], "normalize_obs": False})
     with pytest.raises(ValueError, match=r"\['encoder_range', 'encoder_std'\] are given"):
         load(checkpoint, policy_kwargs={"encoder_range": 1.0, "encoder_std": 0.1})
+    with pytest.raises(ValueError, match=r"\['encoder_v_init'\] are given"):
+        load(checkpoint, policy_kwargs={"encoder_v_init": 0.5})
     model = load(checkpoint, policy_kwargs={"actor_lr_scale": 0.1})
     assert model.policy.options.actor_lr_scale == 0.1
 

@@ -88,6 +88,24 @@ def test_set_parameters_and_policy_files(tmp_path: Path) -> None:
     np.testing.assert_array_equal(expected, actor.predict(obs, deterministic=True)[0])
 
 
+def test_a_charged_encoder_survives_its_file(tmp_path: Path) -> None:
+    model = make(policy_kwargs={"encoder_v_init": 0.5})
+    model.learn(60)
+    obs = np.random.default_rng(0).standard_normal((100, 3)).astype(np.float32)
+    model.save(tmp_path / "model")
+    loaded = TD3.load(tmp_path / "model")
+    assert network(loaded).config.encoder.v_init == 0.5
+    assert network(loaded).config == network(model).config
+    expected, _ = model.predict(obs, deterministic=True)
+    np.testing.assert_array_equal(expected, loaded.predict(obs, deterministic=True)[0])
+    single, _ = loaded.predict(obs[0], deterministic=True)  # event-driven
+    np.testing.assert_array_equal(expected[0], single)
+    # The state dict does not know of the start: other options read the same parameters otherwise.
+    regular = make()
+    regular.set_parameters(str(tmp_path / "model"), exact_match=True)
+    assert not np.array_equal(expected, regular.predict(obs, deterministic=True)[0])
+
+
 def test_options_survive_a_policy_file(tmp_path: Path) -> None:
     options: dict[str, Any] = {
         "spike_steps": 3, "encoder": "analog", "decoder": "membrane", "neuron": "lif",

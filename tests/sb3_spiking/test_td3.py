@@ -323,7 +323,8 @@ def test_every_option_reaches_the_network() -> None:
     """Each option away from its default, and where it must arrive."""
     options: dict[str, Any] = {
         "spike_steps": 7, "encoder_pop_size": 6, "decoder_pop_size": 8, "encoder": "poisson",
-        "encoder_range": 2.0, "encoder_std": 0.6, "decoder": "membrane", "neuron": "current_lif",
+        "encoder_range": 2.0, "encoder_std": 0.6, "encoder_v_init": 0.4, "decoder": "membrane",
+        "neuron": "current_lif",
         "v_decay": 0.6, "i_decay": 0.2, "v_threshold": 0.4, "surrogate": "arctan",
         "surrogate_width": 1.5, "normalize_obs": False, "actor_lr_scale": 0.7,
         "intra_layer": True, "synops_penalty": 0.2,
@@ -335,7 +336,7 @@ def test_every_option_reaches_the_network() -> None:
     assert config == PopulationActorConfig(
         hidden_sizes=(9, 5),
         spike_steps=7,
-        encoder=EncoderConfig(pop_size=6, kind="poisson", field_range=2.0, std=0.6),
+        encoder=EncoderConfig(pop_size=6, kind="poisson", field_range=2.0, std=0.6, v_init=0.4),
         neuron=neuron,
         decoder=DecoderConfig(pop_size=8, kind="membrane"),
         normalize=False,

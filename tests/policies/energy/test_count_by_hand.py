@@ -4,6 +4,8 @@ Neurons integrate without leak (v_threshold 0.5): an input of 1 a step fires at 
 0.3 at every second, a negative one never.
 """
 
+import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -83,6 +85,26 @@ def test_population_actor_with_rate_readout() -> None:
     assert count.uncounted == ()
     # 36 x 0.9 pJ + 11 x 4.6 pJ
     assert count.energy_nj == pytest.approx(0.083)
+
+
+def test_a_charged_start_costs_what_its_spikes_cost() -> None:
+    regular = config()
+    counts = []
+    for v_init in (0.0, 0.5):
+        encoder = EncoderConfig(pop_size=2, v_init=v_init)
+        actor = PopulationActor(2, 1, replace(regular, encoder=encoder))
+        obs = fill(actor)
+        with torch.no_grad():
+            # Fields answer 0.4: 1.6 in 4 steps, one spike rounded down and two to nearest.
+            actor.encoder.mean.fill_(1.0)
+            actor.encoder.std.fill_(math.sqrt(-0.5 / math.log(0.4)))
+        counts.append(count_operations(actor, obs).layers)
+    for spikes, layers in zip((1, 2), counts, strict=True):
+        check = layers["encoder"]
+        assert (check.multiply_accumulates, check.firing_rate) == (2 * 4, spikes / STEPS)
+        # Each of the 4 fields' spikes meets 3 weights, but for the one that is missing.
+        assert layers["mlp.linears.0"].accumulates == spikes * (4 * 3 - 1)
+        assert layers["mlp.linears.0"].dense == STEPS * 4 * 3
 
 
 def test_population_actor_with_membrane_readout() -> None:

@@ -33,8 +33,9 @@ def unstarted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("kind", ["deterministic", "poisson"])
-def test_spike_trains_are_the_actors(kind: Any) -> None:
-    actor = make(encoder=EncoderConfig(kind=kind), hidden_sizes=(8,))
+@pytest.mark.parametrize("v_init", [0.0, 0.5])
+def test_spike_trains_are_the_actors(kind: Any, v_init: float) -> None:
+    actor = make(encoder=EncoderConfig(kind=kind, v_init=v_init), hidden_sizes=(8,))
     actor(torch.randn(64, 3))  # the normalizer learns
     observations = torch.randn(5, 3)
     state = torch.random.get_rng_state()

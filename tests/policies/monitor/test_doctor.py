@@ -10,6 +10,8 @@ import torch
 from policies.actor import PopulationActor
 from policies.config import DecoderConfig, EncoderConfig, PopulationActorConfig
 from policies.monitor import Finding, NetworkActivity, diagnose, probe
+from policies.monitor.measures import encoder_activity
+from policies.population import PopulationEncoder
 from policies.surrogate import Surrogate
 
 SEEDS = range(50, 56)
@@ -184,6 +186,18 @@ def test_one_spike_step_is_too_few_for_an_integrator() -> None:
     (found,) = findings(PopulationActor(5, 2, config).eval())
     assert found.fault == "encoder_range"
     assert found.remedy.startswith("Raise spike_steps (1 now)")
+
+
+@pytest.mark.parametrize("v_init", [0.0, 0.5, 0.9])
+def test_values_are_missed_where_no_spike_comes(v_init: float) -> None:
+    encoder = PopulationEncoder(1, 5, EncoderConfig(pop_size=3, std=0.4, v_init=v_init))
+    obs = torch.linspace(-5.0, 5.0, 401)[:, None]
+    with torch.no_grad():
+        output = encoder(obs)
+        found = encoder_activity(torch.nn.Sequential(encoder), "0", encoder, obs, output)
+    silent = (output.sum(dim=(0, 2)) == 0).float().mean()
+    assert 0.05 < float(silent) < 0.95
+    assert float(found.missed) == pytest.approx(float(silent), abs=1e-6)
 
 
 def test_actions_at_their_bounds() -> None:
