@@ -42,7 +42,7 @@ def test_each_entry_says_what_shows_it(file: Path) -> None:
         found = re.search(rf"((?:^# .*\n)+)^{re.escape(env)}:", text, re.MULTILINE)
         assert found is not None, env
         comment = found.group(1)
-        if "inherited, not run" not in comment:
+        if re.search("# (inherited|chosen), not run", comment) is None:
             # The run that shows it: its command with the environment, seeds and returns.
             assert re.search(rf"# tuned: python -m .* --env {env} ", comment), env
             assert re.search(r"seeds? [\d, and]+: -?\d", comment), env
