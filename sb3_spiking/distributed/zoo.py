@@ -154,7 +154,10 @@ class DistributedExperimentManager(ExperimentManager):
             if together:
                 callback.__class__ = DistributedEvalCallback
             if self._checkpoint is not None:
-                _remember_evaluations(callback, self._steps(self._checkpoint))
+                steps = self._steps(self._checkpoint)
+                # So that evaluations are at the steps where they would be without an interruption.
+                callback.n_calls = steps // (world_size() * self.n_envs)
+                _remember_evaluations(callback, steps)
         self.callbacks.insert(0, SaveCheckpoints(self.checkpoints, every))
 
     def _load_pretrained_agent(self, hyperparams: dict[str, Any], env: VecEnv) -> BaseAlgorithm:

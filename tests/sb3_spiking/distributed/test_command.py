@@ -53,6 +53,7 @@ def test_a_lost_rank_ends_the_run_which_resumes(tmp_path: Path) -> None:
     assert (folder / "0.monitor.csv").read_text().count("\n") >= lines
     evaluated = np.load(folder / "evaluations.npz")["timesteps"]
     assert list(evaluated) == sorted(set(evaluated))
+    assert not (evaluated % 100).any()  # as without an interruption
     record = RunRecord.load(folder / "distributed.json")
     assert (record.ranks, record.steps) == (2, model.num_timesteps - saved)
     assert list(folder.rglob(".*part*")) == []
