@@ -1,11 +1,15 @@
-"""STRL on mazes beside a dense Decision Transformer: spike steps, thresholds, encoders.
+"""STRL on mazes beside a dense Decision Transformer: spike steps, thresholds, leak, encoders.
 
     python -m benchmarks.maze_learning --out runs/maze
+    python -m benchmarks.maze_learning --study --table --out runs/maze_study
 
-Every run has the same mazes, batches' seed, width, blocks, heads, context, optimizer, learning-rate
-schedule and steps. `--encoders wavefront` gives spiking transformers the spiking planner and the
-dense one its dense counterpart; `--encoders flat` gives both two dense layers on the flattened
-observation. A run that has its file in --out is not repeated.
+Every run has the same mazes, width, blocks, heads, context, optimizer, learning-rate schedule and
+steps; a seed gives weights and batches. `--encoders wavefront` gives spiking transformers the
+spiking planner and the dense one its dense counterpart; `--encoders flat` gives both two dense
+layers on the flattened observation. A run that has its file in --out is not repeated.
+
+`--study` has mazes few and small enough to be learned with the flat encoder, so that spike steps,
+threshold and leak make a difference, and seeds.
 """
 
 import argparse
@@ -16,6 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import d3rlpy
+import numpy as np
 from d3rlpy.algos import DiscreteDecisionTransformerConfig
 from d3rlpy.logging import NoopAdapterFactory
 from d3rlpy.models.encoders import EncoderFactory, register_encoder_factory
@@ -23,7 +28,11 @@ from d3rlpy.optimizers import GPTAdamWFactory
 from d3rlpy.torch_utility import TorchTrajectoryMiniBatch
 from torch import Tensor, nn
 
+from benchmarks.energy import table
+from benchmarks.offline_training import commit
+from benchmarks.studies.text import mean_of, spread
 from d3rlpy_spiking import STRLConfig
+from d3rlpy_spiking.cli.runs import read_json, write_json
 from d3rlpy_spiking.maze import (
     WavefrontEncoderFactory,
     accuracy,
@@ -43,23 +52,28 @@ class Run(NamedTuple):
     encoder: str
     spike_steps: int = 4
     v_threshold: float = 0.5
+    # STRL's default, a leak of three quarters a spike step
+    v_decay: float = 0.25
 
     @property
     def name(self) -> str:
         """Name of the run's file."""
         if self.algorithm == "dt":
             return f"dt-{self.encoder}"
-        return f"strl-{self.encoder}-T{self.spike_steps}-v{self.v_threshold}"
+        name = f"strl-{self.encoder}-T{self.spike_steps}-v{self.v_threshold}"
+        return name if self.v_decay == 0.25 else f"{name}-decay{self.v_decay}"
 
 
-def make_runs(encoders: list[str]) -> list[Run]:
-    """The dense run first, then spike steps, then thresholds."""
+def make_runs(encoders: list[str], study: bool = False) -> list[Run]:
+    """The dense run first, then spike steps, thresholds, and in the study leaks."""
     runs = []
     for encoder in encoders:
         runs += [Run("dt", encoder), Run("strl", encoder)]
-        if encoder == "wavefront":
+        if study or encoder == "wavefront":
             runs += [Run("strl", encoder, spike_steps=t) for t in (1, 2, 8)]
             runs += [Run("strl", encoder, v_threshold=v) for v in (0.25, 1.0)]
+        if study:
+            runs += [Run("strl", encoder, v_decay=v) for v in (0.0, 0.5, 1.0)]
     return runs
 
 
@@ -120,12 +134,14 @@ def make_algo(run: Run, args: argparse.Namespace) -> Any:
     }
     if run.algorithm == "dt":
         return DiscreteDecisionTransformerConfig(**common).create()
-    return STRLConfig(**common, spike_steps=run.spike_steps, v_threshold=run.v_threshold).create()
+    spiking = {name: getattr(run, name) for name in ("spike_steps", "v_threshold", "v_decay")}
+    return STRLConfig(**common, **spiking).create()
 
 
-def execute(run: Run, data: Any, args: argparse.Namespace) -> dict[str, Any]:
+def execute(run: Run, data: Any, args: argparse.Namespace, seed: int) -> dict[str, Any]:
     """Train and measure one run."""
-    d3rlpy.seed(args.seed)
+    d3rlpy.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002  # d3rlpy draws its batches from it
     algo = make_algo(run, args)
     start = time.perf_counter()
     algo.fit(
@@ -136,7 +152,8 @@ def execute(run: Run, data: Any, args: argparse.Namespace) -> dict[str, Any]:
         show_progress=False,
     )
     seconds = time.perf_counter() - start
-    row: dict[str, Any] = run._asdict() | {"steps": args.steps, "seconds": seconds}
+    row: dict[str, Any] = run._asdict() | {"steps": args.steps, "seconds": seconds, "seed": seed}
+    row["commit"] = commit()
     row["parameters"] = sum(p.numel() for p in algo.impl.modules.transformer.parameters())
     for split in ("pairs", "mazes"):
         walks = getattr(data, split)
@@ -154,24 +171,83 @@ def execute(run: Run, data: Any, args: argparse.Namespace) -> dict[str, Any]:
     return row
 
 
+def markdown(found: dict[Run, list[dict[str, Any]]]) -> str:
+    """A row a network: mean over seeds, bootstrap interval, number of seeds."""
+    head = (
+        *("network", "accuracy, pairs, %", "unseen mazes, %", "arrived, pairs, %"),
+        *("unseen mazes, %", "AC, million", "MAC, million"),
+    )
+    rows = [
+        (
+            run.name,
+            spread([100 * row["pairs"]["optimal"] for row in rows]),
+            spread([100 * row["mazes"]["optimal"] for row in rows]),
+            spread([100 * row["pairs_rollouts"]["success"] for row in rows]),
+            spread([100 * row["mazes_rollouts"]["success"] for row in rows]),
+            mean_of([row["accumulates"] / 1e6 for row in rows], 2),
+            mean_of([row["multiply_accumulates"] / 1e6 for row in rows], 2),
+        )
+        for run, rows in found.items()
+    ]
+    return table(head, rows)
+
+
+# Mazes and steps of the study: few, small, and many walks in each.
+STUDY = {
+    "n_mazes": 10, "size": 9, "trajectories": 200, "steps": 1500, "encoders": ["flat"],
+    "seeds": [0, 1, 2],
+}  # fmt: skip
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add: Any = parser.add_argument
+    add("--study", action="store_true", help=f"defaults {STUDY}")
+    add("--encoders", nargs="+", choices=["wavefront", "flat"], default=["wavefront", "flat"])
+    add("--steps", type=int, default=600)
+    add("--seeds", type=int, nargs="+", default=[0])
+    add("--maze-seed", type=int, default=1)
+    add("--n-mazes", type=int, default=200)
+    add("--size", type=int, default=15, help="cells on a side")
+    add("--trajectories", type=int, default=18, help="in each maze")
+    add("--width", type=int, default=64)
+    add("--walks", type=int, default=150)
+    add("--minutes", type=float, default=1e6, help="start no run after so long")
+    add("--table", action="store_true", help="print a table of what is done at the end")
+    add("--out", type=Path, default=Path("runs/maze"))
+    if parser.parse_args(arguments).study:
+        parser.set_defaults(**STUDY)
+    return parser.parse_args(arguments)
+
+
 def main() -> None:
     """Run what is missing; print one line a run."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--encoders", nargs="+", default=["wavefront", "flat"])
-    parser.add_argument("--steps", type=int, default=600)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--maze-seed", type=int, default=1)
-    parser.add_argument("--width", type=int, default=64)
-    parser.add_argument("--walks", type=int, default=150)
-    parser.add_argument("--out", type=Path, default=Path("runs/maze"))
-    args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
-    data = maze_dataset(seed=args.maze_seed)
-    for run in make_runs(args.encoders):
-        path = args.out / f"{run.name}-{args.steps}-{args.seed}.json"
-        if not path.exists():
-            path.write_text(json.dumps(execute(run, data, args), indent=1))
-        print(run.name, path.read_text().replace("\n", ""), flush=True)
+    args = parse()
+    out = args.out / f"{args.n_mazes}_of_{args.size}x{args.size}"
+    out.mkdir(parents=True, exist_ok=True)
+    deadline = time.time() + 60 * args.minutes
+    data = maze_dataset(
+        seed=args.maze_seed,
+        n_mazes=args.n_mazes,
+        size=args.size,
+        trajectories_per_maze=args.trajectories,
+    )
+    found: dict[Run, list[dict[str, Any]]] = {}
+    for seed in args.seeds:
+        for run in make_runs(args.encoders, args.study):
+            path = out / f"{run.name}-{args.steps}-{seed}.json"
+            if not path.exists():
+                if time.time() > deadline:
+                    continue
+                write_json(path, execute(run, data, args, seed))
+            row = read_json(path)
+            found.setdefault(run, []).append(row)
+            print(path.stem, json.dumps(row), flush=True)
+    if args.table:
+        print(markdown(found))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Episodes of a Decision Transformer, several side by side."""
 
 from collections import deque
+from dataclasses import dataclass, field
 from typing import Any
 
 import gymnasium
@@ -58,7 +59,16 @@ def _left_pad(x: NDArray[Any], pad: int) -> NDArray[Any]:
     return np.pad(x, [(0, 0), (pad, 0), *[(0, 0)] * (x.ndim - 2)])
 
 
-@torch.no_grad()
+@dataclass
+class Played:
+    """One episode: observations [N, O], actions [N, A], rewards [N], and whether it terminated."""
+
+    observations: list[NDArray[Any]] = field(default_factory=list)
+    actions: list[NDArray[Any]] = field(default_factory=list)
+    rewards: list[float] = field(default_factory=list)
+    terminated: bool = False
+
+
 def evaluate(
     algo: Any, env_id: str, episodes: int, seed: int, target: float | None = None
 ) -> list[float]:
@@ -71,17 +81,45 @@ def evaluate(
         seed: of the first one's reset; the others count on.
         target: return to ask for; None: that of TARGETS.
     """
+    target = TARGETS[env_id] if target is None else target
+    return [sum(one.rewards) for one in roll_out(algo, env_id, episodes, seed, target)]
+
+
+@torch.no_grad()
+def roll_out(
+    algo: Any, env_id: str, episodes: int, seed: int, target: float, noise: float = 0.0
+) -> list[Played]:
+    """Episodes that run side by side, each in an environment of its own.
+
+    Args:
+        algo: a built Decision Transformer with continuous actions.
+        env_id: the environment.
+        episodes: how many.
+        seed: of the first one's reset, the others count on; and of the noise.
+        target: return to ask for.
+        noise: standard deviation of what is added to actions, before they are clipped to [-1, 1].
+    """
     algo.impl.modules.set_eval()
+    rng = np.random.default_rng(seed)
     envs = [gymnasium.make(env_id) for _ in range(episodes)]
-    contexts = Contexts(algo, TARGETS[env_id] if target is None else target, episodes)
+    contexts = Contexts(algo, target, episodes)
+    played = [Played() for _ in envs]
     obs = np.stack([env.reset(seed=seed + i)[0] for i, env in enumerate(envs)])
-    reward, total, alive = np.zeros(episodes), np.zeros(episodes), np.ones(episodes, bool)
+    reward, alive = np.zeros(episodes), np.ones(episodes, bool)
     while alive.any():
         actions = contexts.act(obs, reward)
+        if noise:
+            drawn = rng.normal(scale=noise, size=actions.shape)
+            actions = np.clip(actions + drawn, -1.0, 1.0).astype(np.float32)
+            contexts.last_action = actions
         for i in np.flatnonzero(alive):
+            played[i].observations.append(obs[i].copy())
+            played[i].actions.append(actions[i])
             obs[i], r, terminated, truncated, _ = envs[i].step(actions[i])
-            reward[i], total[i] = float(r), total[i] + float(r)
+            reward[i] = float(r)
+            played[i].rewards.append(float(r))
+            played[i].terminated = bool(terminated)
             alive[i] = not (terminated or truncated)
     for env in envs:
         env.close()  # type: ignore[no-untyped-call]  # gymnasium's
-    return [float(value) for value in total]
+    return played

@@ -13,7 +13,12 @@ from d3rlpy.models import VectorEncoderFactory
 from d3rlpy.optimizers import AdamWFactory
 from d3rlpy.preprocessing import MultiplyRewardScaler, StandardObservationScaler
 
-from d3rlpy_spiking import DSFormerConfig, SpikingDecisionTransformerConfig, WarmupCosineFactory
+from d3rlpy_spiking import (
+    ContinuousSTRLConfig,
+    DSFormerConfig,
+    SpikingDecisionTransformerConfig,
+    WarmupCosineFactory,
+)
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,7 @@ NETWORKS: dict[str, Network] = {
     "dsformer-tssa": _dsformer("tssa"),
     "dsformer-sssa": _dsformer("sssa"),
     "sdt": Network(SpikingDecisionTransformerConfig),
+    "strl": Network(ContinuousSTRLConfig),
     # with d3rlpy's embedding of the timestep, which the dense one and sdt read too
     "dsformer-pssa-time": _dsformer("pssa", timestep_embedding=True),
     "dsformer-tssa-time": _dsformer("tssa", timestep_embedding=True),

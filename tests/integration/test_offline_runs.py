@@ -8,10 +8,13 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
+import torch
 from stable_baselines3 import TD3
 
 from benchmarks import (
+    finetune_online,
     offline_corridor,
+    offline_episodes,
     offline_replay_data,
     offline_runs,
     offline_summary,
@@ -20,6 +23,7 @@ from benchmarks import (
 from benchmarks.offline_networks import NETWORKS, Recipe, make_config, network_names
 from benchmarks.offline_training import STRETCHES, Late, Run, Task, Training
 from d3rlpy_spiking.cli.quiet import quiet_logs
+from d3rlpy_spiking.cli.runs import load_algorithm
 from d3rlpy_spiking.datasets import load_npz
 
 RECIPE = Recipe(width=8, layers=1, context=20, batch=4, steps=2 * STRETCHES)
@@ -208,3 +212,65 @@ def test_the_table_has_means_intervals_and_ratios() -> None:
     text = offline_summary.markdown(table).splitlines()
     assert text[2] == "| dt | 100.0 [100.0, 100.0] (3) | 50 (1 seed) | 75.0 | 1 |"
     assert text[3].startswith("| x | 110.0 [90.0, 130.0] (3) | 70 (1 seed) | 90.0 | 1.20 [")
+
+
+def test_fine_tuning_goes_on_from_an_offline_run(
+    corridor: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(finetune_online, "TESTED", 2)
+    words = f"--runs {tmp_path} --dataset {corridor} --networks dsformer-pssa --seeds 7 "
+    words += f"--rounds 2 --episodes 2 --updates 3 --buffer 100 --table --out {tmp_path / 'tuned'}"
+    with pytest.raises(FileNotFoundError, match="no finished run"):
+        finetune_online.main(words.split())
+    run = Run(corridor, "dsformer-pssa", 7, RECIPE)
+    Training(run, tmp_path, time.time() + 1e6).go()
+    trained = checkpoint_of(run, tmp_path)
+    algo = finetune_online.reopened(trained, 1e-3)
+    before = load_algorithm(trained, "cpu:0")
+    for name, value in before.impl.modules.transformer.state_dict().items():
+        torch.testing.assert_close(algo.impl.modules.transformer.state_dict()[name], value)
+    # The schedule of the training has ended at a rate of 0, this one has not.
+    rates = [group["lr"] for group in algo.impl.modules.optim._optim.param_groups]
+    assert rates == [1e-3] * len(rates)
+
+    finetune_online.main(words.split())
+    result = json.loads((tmp_path / "tuned" / "corridor_20_dsformer-pssa_7.json").read_text())
+    assert [len(entry["returns"]) for entry in result["rounds"]] == [2] * 3
+    steps = [entry["env_steps"] for entry in result["rounds"]]
+    assert steps[0] == 0 < steps[1] < steps[2]
+    assert result["asked"] == pytest.approx(1.2)
+    assert "| dsformer-pssa | " in capsys.readouterr().out
+    with pytest.raises(ValueError, match="other settings"):
+        finetune_online.main([*words.split(), "--noise", "0.2"])
+
+
+def checkpoint_of(run: Run, out: Path) -> Path:
+    return run.folder(out) / f"model_{RECIPE.steps}.d3"
+
+
+def test_the_buffer_begins_with_the_best_episodes(corridor: Path) -> None:
+    task = Task.load(corridor, 5)
+    chosen = finetune_online.best_episodes(task.buffer, 100)
+    returns = [float(np.sum(episode.rewards)) for episode in chosen]
+    assert returns == sorted(returns)
+    assert sum(map(len, chosen)) <= 100
+    assert len(finetune_online.best_episodes(task.buffer, 1)) == 1
+
+
+def test_noise_is_what_the_context_remembers(corridor: Path) -> None:
+    task = Task.load(corridor, 20)
+    with quiet_logs():
+        algo = make_config("dt", RECIPE, task.reward_scale).create("cpu:0")
+        algo.create_impl((4,), 2)
+        algo.config.observation_scaler.fit_with_trajectory_slicer(
+            task.buffer.episodes, task.buffer.trajectory_slicer
+        )
+    quiet = offline_episodes.roll_out(algo, task.env, 2, 5, 1.0)
+    again = offline_episodes.roll_out(algo, task.env, 2, 5, 1.0)
+    noisy = offline_episodes.roll_out(algo, task.env, 2, 5, 1.0, noise=0.5)
+    np.testing.assert_array_equal(quiet[0].actions, again[0].actions)
+    assert np.abs(np.asarray(noisy[0].actions)).max() <= 1.0
+    assert np.abs(noisy[0].actions[0] - quiet[0].actions[0]).max() > 1e-3
+    assert sum(quiet[0].rewards) == offline_episodes.evaluate(algo, task.env, 2, 5, 1.0)[0]
+    assert len(quiet[0].observations) == len(quiet[0].actions) == len(quiet[0].rewards)
