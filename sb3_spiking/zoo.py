@@ -142,7 +142,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m sb3_spiking.zoo",
         description="RL Zoo's commands and arguments, with spiking policies.",
-        epilog="All further arguments are RL Zoo's: see `train --help` and `enjoy --help`.",
+        epilog=(
+            "All further arguments are RL Zoo's, see `train --help` and `enjoy --help`; `train` "
+            "has two more: --resume (writes checkpoints with the replay buffer, and goes on from "
+            "the newest) and --dense (the policy that the file names, not its counterpart)."
+        ),
     )
     parser.add_argument("command", choices=sorted(commands))
     args = parser.parse_args(sys.argv[1:2])
