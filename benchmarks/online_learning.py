@@ -6,6 +6,11 @@ Each run is a process of its own, `python -m sb3_spiking.zoo train --resume ...`
 checkpoints with its replay buffer, and starting the command again goes on where it was stopped.
 Several may run at once: a run that another process works on is left to it. `--list` shows what is
 done. Runs are evaluated every 10,000 steps by ten deterministic episodes.
+
+    python -m benchmarks.online_learning --plain --envs HalfCheetah-v4 --steps 100000
+
+trains `TD3("SpikingPopPolicy", env)` and `TD3("MlpPolicy", env)` without a further argument, into
+runs/plain: the hyperparameter file names the policy and nothing else.
 """
 
 import argparse
@@ -50,6 +55,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     "wide_surrogate": _options(surrogate_width=3.0),
     "penalty": _options(synops_penalty=0.01),
 }
+PLAIN = "benchmarks/plain.yml"
 POLL = 2.0
 
 
@@ -76,7 +82,7 @@ class Run(NamedTuple):
             *("--eval-freq", str(EVAL_FREQ), "--eval-episodes", str(EPISODES)),
             *("--n-eval-envs", str(EPISODES), "--save-freq", str(SAVE_FREQ)),
             *("--num-threads", "1", "--device", "cpu", "-f", str(self.folder(Path(args.out)))),
-            *KINDS[self.kind],
+            *(KINDS[self.kind] if args.config != PLAIN else ["--dense"] * (self.kind == "dense")),
         ]
 
 
@@ -178,8 +184,11 @@ def main() -> None:
     add("--minutes", type=float, default=1e6)
     add("--jobs", type=int, default=1)
     add("--config", default="zoo_configs/td3.yml")
+    add("--plain", action="store_true", help="Stable-Baselines3's own settings")
     add("--out", default="runs/online")
     add("--list", action="store_true")
+    if parser.parse_args().plain:
+        parser.set_defaults(config=PLAIN, out="runs/plain")
     args = parser.parse_args()
     if args.list:
         for run in runs(args):

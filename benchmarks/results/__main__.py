@@ -5,7 +5,9 @@
     python -m benchmarks.results table --write docs/results.md
 
 `collect` reads the folder that benchmarks.online_learning writes and keeps a small file a run in
-docs/data/online; the other two read nothing else, so that anyone can draw and count again.
+docs/data/online; the other two read nothing else, so that anyone can draw and count again. `--name
+plain` does the same for the runs of `--plain`, at 100,000 steps: docs/data/plain, plain.png, and
+other marks in the document.
 """
 
 import argparse
@@ -18,27 +20,32 @@ from benchmarks.results.coverage import coverage
 from benchmarks.results.markdown import put
 from benchmarks.results.record import read_all
 from benchmarks.results.runs import collect
-from benchmarks.results.table import BUDGETS, tables
+from benchmarks.results.table import BUDGETS, VARIANT_BUDGET, tables
 from policies.files import write_atomically
 
-DATA, IMAGES = Path("docs/data/online"), Path("docs/images")
+DATA, IMAGES = Path("docs/data"), Path("docs/images")
+# Runs, and what they are made for.
+NAMES = {"online": BUDGETS, "plain": (100_000,)}
 
 
 def _figures(args: argparse.Namespace) -> None:
     from benchmarks.results.figures import write_figures  # matplotlib
 
-    for path in write_figures(read_all(args.data), args.images, args.steps, args.variants_env):
+    budget = args.steps or NAMES[args.name][0]
+    records = read_all(args.data)
+    for path in write_figures(records, args.images, budget, args.variants_env, args.name):
         print(f"{path}: {path.stat().st_size / 1000:.0f} kB")
 
 
 def _table(args: argparse.Namespace) -> None:
-    text = tables(read_all(args.data), args.steps)
+    steps = args.steps or NAMES[args.name]
+    text = tables(read_all(args.data), steps, args.variant_steps)
     if args.write is None:
         print(text)
         return
-    document = put(args.write.read_text("utf-8"), text, args.write)
+    document = put(args.write.read_text("utf-8"), text, args.write, args.name)
     write_atomically(str(args.write), lambda name: _fill(name, document))
-    print(f"{args.write}: tables of {', '.join(f'{steps:,}' for steps in args.steps)} steps")
+    print(f"{args.write}: tables of {', '.join(f'{one:,}' for one in steps)} steps")
 
 
 def _coverage(args: argparse.Namespace) -> None:
@@ -68,16 +75,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     collecting.add_argument("runs", type=Path, help="a folder with KIND/ENV_seedSEED in it")
     drawing = commands.add_parser("figures", help="draw the curves")
     drawing.add_argument("--images", type=Path, default=IMAGES, help="folder of the PNGs")
-    drawing.add_argument("--steps", type=_positive, default=BUDGETS[0], help="of all but long runs")
+    drawing.add_argument("--steps", type=_positive, help="of all but long runs")
     drawing.add_argument("--variants-env", help="whose variants; by default who has most of them")
     counting = commands.add_parser("table", help="print the tables")
-    counting.add_argument("--steps", type=_positive, nargs="+", default=list(BUDGETS))
+    counting.add_argument("--steps", type=_positive, nargs="+")
+    counting.add_argument("--variant-steps", type=_positive, default=VARIANT_BUDGET)
     counting.add_argument("--write", type=Path, help="a Markdown file with the two marks in it")
     holding = commands.add_parser("coverage", help="how often intervals of made-up runs hold")
     holding.add_argument("--trials", type=_positive, default=4000)
     for command in (collecting, drawing, counting):
-        command.add_argument("--data", type=Path, default=DATA, help="folder of what is kept")
+        command.add_argument("--data", type=Path, help="folder of what is kept")
+        command.add_argument("--name", choices=list(NAMES), default="online", help="which runs")
     args = parser.parse_args(arguments)
+    if args.command != "coverage" and args.data is None:
+        args.data = DATA / args.name
     try:
         if args.command == "collect":
             return 1 if collect(args.runs, args.data) else 0

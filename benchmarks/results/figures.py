@@ -35,18 +35,23 @@ _Look = tuple[str, _Dashes]
 
 
 def write_figures(
-    records: Sequence[Record], images: Path, budget: int, variants_env: str | None = None
+    records: Sequence[Record],
+    images: Path,
+    budget: int,
+    variants_env: str | None = None,
+    name: str = "online",
 ) -> list[Path]:
     """Draw online.png up to a budget of steps, and what else there is.
 
     That is online_long.png, of the runs that went beyond, and online_variants.png, of one
-    environment's variants up to the budget.
+    environment's variants as far as they went.
 
     Args:
         records: the runs.
         images: folder of the files.
         budget: in steps.
         variants_env: environment of the variants; by default the one with most variants.
+        name: of the files, "online".
 
     Returns:
         The files.
@@ -67,15 +72,16 @@ def write_figures(
         )
     written = []
     if pair:
-        written.append(_write(images / "online.png", [_cut(one, budget) for one in pair]))
+        written.append(_write(images / f"{name}.png", [_cut(one, budget) for one in pair]))
     long = [one for one in pair if one.steps[-1] > budget]
     if long:
-        written.append(_write(images / "online_long.png", long))
+        written.append(_write(images / f"{name}_long.png", long))
     if variants:
         kinds = Counter(env for env, _ in sorted({(one.env, one.kind) for one in variants}))
         env = variants_env or kinds.most_common(1)[0][0]
-        chosen = [_cut(one, budget) for one in records if one.env == env]
-        written.append(_write(images / "online_variants.png", chosen))
+        reached = max(int(one.steps[-1]) for one in variants if one.env == env)
+        chosen = [_cut(one, min(reached, budget)) for one in records if one.env == env]
+        written.append(_write(images / f"{name}_variants.png", chosen))
     return written
 
 
@@ -161,7 +167,7 @@ def _panel(panel: "Axes", env: str, records: Sequence[Record], look: dict[str, _
             panel.plot(one.steps / 1000, one.means, color=colour, linewidth=0.6, alpha=0.5)
         # Beyond the shortest run a mean would be of other seeds than before.
         steps = _shared(runs)
-        means = np.stack([one.means[np.isin(one.steps, steps)] for one in runs])
+        means = np.stack([np.interp(steps, one.steps, one.means) for one in runs])
         panel.plot(steps / 1000, means.mean(axis=0), dashes, color=colour, linewidth=1.9)
         if len(look) > _BANDS:
             continue
@@ -177,11 +183,11 @@ def _panel(panel: "Axes", env: str, records: Sequence[Record], look: dict[str, _
 
 
 def _shared(runs: Sequence[Record]) -> NDArray[np.int64]:
-    """Steps at which all runs were evaluated."""
+    """Steps of a run's evaluations that lie within all others; most are the same in all."""
+    first = max(int(one.steps[0]) for one in runs)
+    last = min(int(one.steps[-1]) for one in runs)
     steps = runs[0].steps
-    for one in runs[1:]:
-        steps = np.intersect1d(steps, one.steps)
-    return steps
+    return steps[(steps >= first) & (steps <= last)]
 
 
 def _seeds(counts: dict[str, int]) -> str:

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-BEGIN, END = "<!-- online: begin -->", "<!-- online: end -->"
 NOTHING = "-"
 
 
@@ -30,16 +29,22 @@ def between(ends: tuple[float, float] | None, *, ratio: bool = False) -> str:
     return NOTHING if ends is None else f"{show(ends[0])} to {show(ends[1])}"
 
 
-def put(document: str, text: str, path: Path) -> str:
+def marks(name: str) -> tuple[str, str]:
+    """The lines between which the tables of some runs go."""
+    return f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+
+
+def put(document: str, text: str, path: Path, name: str) -> str:
     """A document with a text between its marks, whatever was there before.
 
     Raises:
         ValueError: if the marks are not there once each, in their order.
     """
-    before, begin, rest = document.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end) or document.count(BEGIN) + document.count(END) != 2:
+    first, last = marks(name)
+    before, begin, rest = document.partition(first)
+    _, end, after = rest.partition(last)
+    if not (begin and end) or document.count(first) + document.count(last) != 2:
         raise ValueError(
-            f"{path} must hold {BEGIN} and, below it, {END}, once each: the tables go between them"
+            f"{path} must hold {first} and, below it, {last}, once each: the tables go between them"
         )
-    return f"{before}{BEGIN}\n\n{text}\n\n{END}{after}"
+    return f"{before}{first}\n\n{text}\n\n{last}{after}"

@@ -20,6 +20,9 @@ from benchmarks.results.summary import (
 
 # What the runs are made for, then how far some go on.
 BUDGETS = (300_000, 1_000_000)
+# What the options are compared at, one at a time.
+VARIANT_BUDGET = 100_000
+_PAIR = ("dense", "spiking")
 
 _READING = """\
 Returns without discount, {algos}, deterministic actions. *Last*: mean of the last three \
@@ -44,15 +47,19 @@ five seeds, from the comparison in the paper on CaRe-BN (ICLR 2026) as a third p
 Their ratios are to the published {DENSE}, worked out here from the means in the table."""
 
 
-def tables(records: Sequence[Record], budgets: Sequence[int]) -> str:
+def tables(
+    records: Sequence[Record], budgets: Sequence[int], variant_budget: int = VARIANT_BUDGET
+) -> str:
     """All tables, for each budget.
 
     A later budget has the runs that went beyond the one before, in environments where one reached
-    it: those that were never meant to are no gaps there.
+    it: those that were never meant to are no gaps there. Variants have a budget of their own, at
+    which dense and spiking of their environments stand beside them.
 
     Args:
         records: the runs.
         budgets: in steps.
+        variant_budget: of the variants, in steps.
 
     Raises:
         ValueError: if a run has no evaluation within the first budget.
@@ -60,29 +67,45 @@ def tables(records: Sequence[Record], budgets: Sequence[int]) -> str:
     episodes = ", ".join(str(count) for count in sorted({one.episodes for one in records}))
     algos = ", ".join(sorted({one.algo.upper() for one in records}))
     parts = [_READING.format(algos=algos, episodes=episodes, **COVERAGE)]
+    pair = [one for one in records if one.kind in _PAIR]
+    varied = {one.env for one in records if one.kind not in _PAIR}
     first, *later = sorted(set(budgets))
-    parts.append(_budget(group(records, first), first))
+    if pair:
+        parts.append(_budget(group(pair, first), first))
     for before, budget in itertools.pairwise([first, *later]):
-        reached = {one.env for one in records if one.steps[-1] >= budget}
-        kept = [one for one in records if one.env in reached and one.steps[-1] > before]
+        reached = {one.env for one in pair if one.steps[-1] >= budget}
+        kept = [one for one in pair if one.env in reached and one.steps[-1] > before]
         if kept:
             parts.append(_budget(group(kept, budget), budget))
-    parts += [_PUBLISHED, _commands(records)]
-    return "\n\n".join(parts)
+    if varied:
+        beside = [one for one in records if one.env in varied]
+        parts.append(_variants(group(beside, variant_budget), variant_budget))
+    if any(one.env in RETURNS for one in pair):
+        parts.append(_PUBLISHED)
+    return "\n\n".join([*parts, _commands(records)])
 
 
 def _budget(groups: Sequence[Group], budget: int) -> str:
-    return "\n\n".join(
-        text
-        for text in (
-            f"### {budget:,} steps",
-            _last(groups, budget),
-            _unfinished(groups, budget),
-            _best(groups),
-            _runs(groups, budget),
-        )
-        if text
+    return _sections(
+        f"### {budget:,} steps",
+        _last(groups, budget),
+        _unfinished(groups, budget),
+        _best(groups),
+        _runs(groups, budget),
     )
+
+
+def _variants(groups: Sequence[Group], budget: int) -> str:
+    return _sections(
+        f"### Options, {budget:,} steps",
+        _last(groups, budget),
+        _unfinished(groups, budget),
+        _runs(groups, budget),
+    )
+
+
+def _sections(*texts: str) -> str:
+    return "\n\n".join(text for text in texts if text)
 
 
 def _ratios(groups: Sequence[Group], measure: Measure) -> dict[tuple[str, str], Estimate]:

@@ -10,8 +10,8 @@ import pytest
 from benchmarks.results.__main__ import main
 from benchmarks.results.command import portable, template
 from benchmarks.results.coverage import coverage
-from benchmarks.results.figures import write_figures
-from benchmarks.results.markdown import BEGIN, END
+from benchmarks.results.figures import _shared, write_figures
+from benchmarks.results.markdown import marks
 from benchmarks.results.record import Record, Start, read, read_all
 from benchmarks.results.runs import collect
 from benchmarks.results.summary import Group, average, group, outcome, ratio, t_interval
@@ -19,6 +19,7 @@ from benchmarks.results.table import COVERAGE, tables
 from tests.common import ROOT
 
 ENV = "HalfCheetah-v4"
+BEGIN, END = marks("online")
 
 
 def write_run(
@@ -271,7 +272,7 @@ def kept_runs(tmp_path: Path) -> Path:
 
 def test_the_table_by_hand(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = kept_runs(tmp_path)
-    assert main(["table", "--data", str(data)]) == 0
+    assert main(["table", "--data", str(data), "--variant-steps", "300000"]) == 0
     lines = capsys.readouterr().out.splitlines()
     # Last of seed 0: (1 + 2 + 6) / 3 = 3 thousand, of seed 1: 3.333; dense: 3 both.
     t = 3166.667 + np.array([-1, 1]) * 12.7062 * 235.7023 / 2**0.5
@@ -301,7 +302,12 @@ def test_the_table_by_hand(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert len(commands) == 3  # one a kind
     assert all("--env ENV --seed SEED" in line for line in commands)
     # No run came to 1,000,000 steps.
-    assert [line for line in lines if line.startswith("###")] == ["### 300,000 steps"]
+    titles = [line for line in lines if line.startswith("###")]
+    assert titles == ["### 300,000 steps", "### Options, 300,000 steps"]
+    # A variant is no gap among the runs that all environments have.
+    assert lines.index(titles[1]) < next(
+        i for i, line in enumerate(lines) if "| spiking-width2 |" in line
+    )
 
 
 def test_a_later_budget_has_only_runs_that_went_on(tmp_path: Path) -> None:
@@ -322,6 +328,11 @@ def test_tables_go_between_the_marks(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "yesterday" not in first
     assert main(["table", "--data", str(data), "--write", str(page)]) == 0
     assert page.read_text() == first
+    other = f"{BEGIN}\n{END}\n{marks('plain')[0]}\n{marks('plain')[1]}\n"
+    page.write_text(other)
+    arguments = ["table", "--data", str(data), "--write", str(page), "--name", "plain"]
+    assert main([*arguments, "--steps", "300000"]) == 0
+    assert page.read_text().startswith(f"{BEGIN}\n{END}\n{marks('plain')[0]}\n\nReturns")
     page.write_text(f"{END} {BEGIN}")
     assert main(["table", "--data", str(data), "--write", str(page)]) == 1
     assert page.read_text() == f"{END} {BEGIN}"
@@ -354,6 +365,17 @@ def test_long_runs_have_a_figure_and_bytes_stay(tmp_path: Path) -> None:
     # Up to the budget nothing has changed.
     assert write_figures([_shorter(runs[0]), runs[1]], tmp_path, 300_000) == first[:1]
     assert first[0].read_bytes() == before[0]
+
+
+def test_runs_that_were_stopped_are_drawn_between_their_evaluations(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    shifted = record([1.0, 2.0, 3.0], seed=1)
+    shifted.table[1:, 0] += 5_000.0
+    assert _shared([record([1.0, 2.0, 3.0]), shifted]).tolist() == [100_000, 200_000, 300_000]
+    assert _shared([shifted, record([1.0, 2.0, 3.0])]).tolist() == [100_000, 205_000]
+    assert write_figures([record([1.0, 2.0, 3.0]), shifted], tmp_path, 310_000, name="plain") == [
+        tmp_path / "plain.png"
+    ]
 
 
 def _shorter(one: Record) -> Record:
