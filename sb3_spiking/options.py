@@ -85,8 +85,9 @@ class SpikingOptions:
     # in front of the encoder: True, a running z-score; "bounds", the observation space's bounds
     # and a running z-score where it has none; False, nothing
     normalize_obs: bool | Literal["bounds"] = True
-    # batch normalization in the actor (TD3, DDPG, SAC, TQC); see sb3_spiking.batch_norm
-    batch_norm: bool = False
+    # batch normalization in the actor (TD3, DDPG, SAC, TQC), see sb3_spiking.batch_norm; None: the
+    # algorithm's own, which is True for TD3 and DDPG without intra_layer, else False
+    batch_norm: bool | None = None
     # the actor's learning rate relative to the algorithm's, > 0
     actor_lr_scale: float = 0.3
     # TD3, DDPG, SAC: a dense network that learns to copy the actor stands in as its target
@@ -128,6 +129,8 @@ class SpikingOptions:
         check_range("proxy_lr", self.proxy_lr, 0.0, open_low=True)
         check_count("value_pop_size", self.value_pop_size)
         check_range("value_gain", self.value_gain, 0.0, open_low=True)
+        if self.batch_norm is not None and not isinstance(self.batch_norm, bool):
+            raise TypeError(f"batch_norm must be True, False or None, got {self.batch_norm!r}")
         for name in ("spiking_critic", "proxy_target"):
             value = getattr(self, name)
             if not isinstance(value, bool):
@@ -208,7 +211,7 @@ class SpikingOptions:
             normalize=self.normalize_obs is not False,
             defer_normalizer=defer_normalizer,
             squash=squash,
-            batch_norm=self.batch_norm,
+            batch_norm=bool(self.batch_norm),
             matmul=self.matmul,
             matmul_backward=self.matmul_backward,
             kernel=self.kernel,

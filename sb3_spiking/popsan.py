@@ -216,6 +216,7 @@ def _policy_kwargs(weights: dict[str, Tensor]) -> dict[str, Any]:
         "net_arch": {"pi": hidden, "qf": [256, 256]},
         "encoder_pop_size": weights["encoder.mean"].shape[1],
         "decoder_pop_size": weights["decoder.weight"].shape[1],
+        "batch_norm": False,
     }
 
 

@@ -15,6 +15,7 @@ from benchmarks.speed.popsan_loop import PopSANLoop
 from benchmarks.speed.table import Goal, Section
 
 DENSE = "SB3's dense TD3"
+NORMED = "ours, batch normalization (default)"
 # Transitions in the buffer; batches are drawn with replacement.
 FILL = 256
 GOALS = {
@@ -25,11 +26,14 @@ GOALS = {
 }
 
 
-def trained(policy: str, arch: list[int] | None, choice: Choice | None = None) -> TD3:
+def trained(
+    policy: str, arch: list[int] | None, choice: Choice | None = None, batch_norm: bool = False
+) -> TD3:
     """A model with a filled buffer, before its first gradient step."""
     kwargs: dict[str, object] = {} if arch is None else {"net_arch": arch}
     if choice is not None:
-        kwargs |= choice.kwargs(sb3_spiking.options.SpikingOptions)
+        # PopSAN's actor, as the loop's; what batch normalization adds is a row of its own.
+        kwargs |= choice.kwargs(sb3_spiking.options.SpikingOptions) | {"batch_norm": batch_norm}
     model = TD3(
         policy,
         RandomControl(),
@@ -67,17 +71,20 @@ def run(options: Options) -> list[Section]:
         notes=["Mean of two steps, since the actor learns in every second one."],
     )
     spiking = list(choices.plain(sb3_spiking.options.SpikingOptions, backward=True))
+    default = next(choice for choice in spiking if choice.matmul in ("exact", None))
     for name, arch in (("256-256", [256, 256]), ("default 400-300", None)):
         if options.quick and arch is None:
             continue
         models = {choice.label: trained("SpikingPopPolicy", arch, choice) for choice in spiking}
-        models |= {LOOP: with_loop(arch), DENSE: trained("MlpPolicy", arch)}
+        normed = trained("SpikingPopPolicy", arch, default, batch_norm=True)
+        models |= {LOOP: with_loop(arch), DENSE: trained("MlpPolicy", arch), NORMED: normed}
         for batch in (8,) if options.quick else (100, 256):
             times = race({n: steps(m, batch) for n, m in models.items()}, options.repeats)
             column = f"{name}, batch {batch}"
             for choice in spiking:
                 ms = times[choice.label] / 2
                 section.add(choice.label, column, ms, times[DENSE] / 2, GOALS[choice.matmul])
-            section.add(LOOP, column, times[LOOP] / 2, times[DENSE] / 2)
+            for other in (NORMED, LOOP):
+                section.add(other, column, times[other] / 2, times[DENSE] / 2)
             section.add(DENSE, column, times[DENSE] / 2)
     return [section]

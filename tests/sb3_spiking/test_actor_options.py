@@ -81,6 +81,7 @@ def one_update(algorithm: str, penalty: float, monkeypatch: pytest.MonkeyPatch) 
     model = make(
         algorithm, synops_penalty=penalty, optimizer_class=torch.optim.SGD, actor_lr_scale=1.0,
         spiking_critic=algorithm != "CrossQ", **SMALL,
+        **({"batch_norm": False} if algorithm in ("TD3", "DDPG") else {}),
     )  # fmt: skip
     model.lr_schedule = lambda _: 1e-3
     seen: list[tuple[PopulationBody, torch.Tensor]] = []

@@ -258,7 +258,7 @@ def test_a_second_model_gets_its_own_warnings() -> None:
 
 def test_what_may_pass_is_warned_of_when_it_lasts() -> None:
     """A layer that is silent but learns counts after two intervals."""
-    model = make("TD3", normalize_obs=False)
+    model = make("TD3", normalize_obs=False, batch_norm=False)
     linear = model.policy.actor.mu.mlp.linears[0]
     with torch.no_grad():
         linear.weight.mul_(0.01)

@@ -50,13 +50,15 @@ class Walk(gymnasium.Env[Any, Any]):
 def build(name: str) -> Any:
     """A new model; every call gives the same one."""
     policy_kwargs = dict(KWARGS)
+    bare = {**KWARGS, "batch_norm": False}
     more: dict[str, Any] = {"policy_kwargs": policy_kwargs, "seed": 1, "device": "cpu"}
     off = {**more, "learning_starts": 5, "batch_size": BATCH}
     on = {**more, "n_steps": 64}
     makers: dict[str, Callable[[], Any]] = {
-        "td3": lambda: TD3("SpikingPopPolicy", Walk(), **off),
+        # Batch normalization takes each rank's own batch: see test_statistics.
+        "td3": lambda: TD3("SpikingPopPolicy", Walk(), **{**off, "policy_kwargs": bare}),
         "td3 float32": lambda: TD3(
-            "SpikingPopPolicy", Walk(), **{**off, "policy_kwargs": {**KWARGS, "matmul": "float32"}}
+            "SpikingPopPolicy", Walk(), **{**off, "policy_kwargs": {**bare, "matmul": "float32"}}
         ),
         "td3 dense": lambda: TD3("MlpPolicy", Walk(), **off),
         "sac": lambda: SAC("SpikingPopPolicy", Walk(), **off),
