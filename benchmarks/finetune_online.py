@@ -26,7 +26,6 @@ from typing import Any
 # Before numpy and torch start their threads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import d3rlpy
 import numpy as np
 import torch
 from d3rlpy.constants import ActionSpace
@@ -35,7 +34,7 @@ from d3rlpy.optimizers import AdamWFactory
 
 from benchmarks.energy import table
 from benchmarks.offline_episodes import Played, evaluate, roll_out
-from benchmarks.offline_training import Task, commit, summary
+from benchmarks.offline_training import Task, commit, seed_all, summary
 from benchmarks.studies.text import spread
 from d3rlpy_spiking.cli.quiet import quiet_logs
 from d3rlpy_spiking.cli.runs import load_algorithm, read_json, write_json
@@ -83,8 +82,7 @@ def best_episodes(buffer: ReplayBuffer, steps: int) -> list[Any]:
 
 def fine_tune(path: Path, task: Task, seed: int, args: argparse.Namespace) -> dict[str, Any]:
     """Fine-tune a checkpoint and say how its returns went."""
-    d3rlpy.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002  # d3rlpy draws its batches from it
+    seed_all(seed)
     algo = reopened(path, args.learning_rate)
     start = best_episodes(task.buffer, args.buffer)
     asked = args.ask * max(float(np.sum(episode.rewards)) for episode in start)

@@ -19,8 +19,6 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import d3rlpy
-import numpy as np
 from d3rlpy.algos import DiscreteDecisionTransformerConfig
 from d3rlpy.logging import NoopAdapterFactory
 from d3rlpy.models.encoders import EncoderFactory, register_encoder_factory
@@ -29,7 +27,7 @@ from d3rlpy.torch_utility import TorchTrajectoryMiniBatch
 from torch import Tensor, nn
 
 from benchmarks.energy import table
-from benchmarks.offline_training import commit
+from benchmarks.offline_training import commit, seed_all
 from benchmarks.studies.text import mean_of, spread
 from d3rlpy_spiking import STRLConfig
 from d3rlpy_spiking.cli.runs import read_json, write_json
@@ -140,8 +138,7 @@ def make_algo(run: Run, args: argparse.Namespace) -> Any:
 
 def execute(run: Run, data: Any, args: argparse.Namespace, seed: int) -> dict[str, Any]:
     """Train and measure one run."""
-    d3rlpy.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002  # d3rlpy draws its batches from it
+    seed_all(seed)
     algo = make_algo(run, args)
     start = time.perf_counter()
     algo.fit(

@@ -224,7 +224,7 @@ class Training:
     def _algorithm(self, task: Task) -> Any:
         if self.state["step"]:
             return load_algorithm(self._checkpoint(self.state["step"]), "cpu:0")
-        _seed(self.run.seed)
+        seed_all(self.run.seed)
         algo = make_config(self.run.network, self.run.recipe, task.reward_scale).create("cpu:0")
         signature = task.buffer.episodes[0].observation_signature
         algo.create_impl(signature.shape[0], task.buffer.dataset_info.action_size)
@@ -233,7 +233,7 @@ class Training:
     def _stretch(self, algo: Any, task: Task) -> None:
         start, steps = self.state["step"], self.run.recipe.steps // STRETCHES
         curve: list[list[float]] = []
-        _seed(int(np.random.SeedSequence([self.run.seed, start]).generate_state(1)[0]))
+        seed_all(int(np.random.SeedSequence([self.run.seed, start]).generate_state(1)[0]))
         wall, cpu = time.perf_counter(), time.process_time()
         algo.fit(
             task.buffer,
@@ -296,7 +296,8 @@ def _play(algo: Any, task: Task, episodes: tuple[int, int]) -> list[float]:
     return [round(value, 3) for value in evaluate(algo, task.env, count, seed, task.target)]
 
 
-def _seed(seed: int) -> None:
+def seed_all(seed: int) -> None:
+    """Seed weights and batches."""
     d3rlpy.seed(seed)
     np.random.seed(seed)  # noqa: NPY002  # d3rlpy draws its batches from it
 
