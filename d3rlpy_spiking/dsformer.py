@@ -55,10 +55,13 @@ class JointTokenFields(SpikingFields):
     timestep_embedding: bool = False
     # a padded step's action does not reach the token after it; DSFormer's release lets it
     mask_previous_action: bool = True
+    # the token of a step holds the action before it, as DSFormer's; without it a network cannot
+    # learn to repeat its own actions, mistakes included
+    previous_action: bool = True
 
     def __post_init__(self) -> None:
         """Check every field."""
-        for name in ("timestep_embedding", "mask_previous_action"):
+        for name in ("timestep_embedding", "mask_previous_action", "previous_action"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
         check_config(self, uses_timesteps=self.timestep_embedding)
@@ -192,6 +195,7 @@ def joint_token_network(
         position_encoding=position_encoding(config, width) if config.timestep_embedding else None,
         embed_activation=create_activation(activation) if activation is not None else None,
         mask_previous_action=config.mask_previous_action,
+        previous_action=config.previous_action,
     )
 
 

@@ -29,6 +29,11 @@ class SpikingFields:
     v_decay: float = 0.25
     # neurons fire above it, > 0; the norms' gains start at it
     v_threshold: float = 0.5
+    # after a spike: "hard" sets v to 0 (DSFormer); "soft" subtracts the threshold, so that with
+    # v_decay=1 a neuron's spikes count its input: a graded value in place of nearly a yes or no
+    reset_mode: Literal["hard", "soft"] = "hard"
+    # no gradient through the spike in the reset (DSFormer); False is the exact one of a soft reset
+    detach_reset: bool = True
     # shape and width of the surrogate derivative; see policies.surrogate
     surrogate: str = "rectangle"
     surrogate_width: float = 1.0
@@ -51,11 +56,12 @@ class SpikingFields:
 
 
 def neuron_config(config: SpikingFields) -> LIFConfig:
-    """The neurons' settings; the reset carries no gradient, as in DSFormer."""
+    """The neurons' settings."""
     return LIFConfig(
         v_decay=config.v_decay,
         v_threshold=config.v_threshold,
-        detach_reset=True,
+        reset_mode=config.reset_mode,
+        detach_reset=config.detach_reset,
         surrogate=config.surrogate,
         surrogate_width=config.surrogate_width,
     )
@@ -108,7 +114,7 @@ def check_config(config: Any, uses_timesteps: bool) -> None:
     rate = "actor_learning_rate" if hasattr(config, "actor_learning_rate") else "learning_rate"
     check_range(rate, getattr(config, rate), 0.0, open_low=True)
     check_range("embed_dropout", config.embed_dropout, 0.0, 1.0)
-    for name in ("mask_statistics", "advanced_norm"):
+    for name in ("mask_statistics", "advanced_norm", "detach_reset"):
         if not isinstance(getattr(config, name), bool):
             raise TypeError(f"{name} must be True or False, got {getattr(config, name)!r}")
     check_count("num_heads", config.num_heads)

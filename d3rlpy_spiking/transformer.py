@@ -213,6 +213,7 @@ class JointTokenTransformer(nn.Module):
         embed_activation: applied to the sum, before positions are added.
         mask_previous_action: a padded step's action does not reach the token after it; DSFormer's
             release lets it.
+        previous_action: the action before is part of a token; else only states and returns are.
     """
 
     def __init__(
@@ -225,15 +226,18 @@ class JointTokenTransformer(nn.Module):
         position_encoding: nn.Module | None = None,
         embed_activation: nn.Module | None = None,
         mask_previous_action: bool = True,
+        previous_action: bool = True,
     ) -> None:
         super().__init__()
         width = backbone.transformer.config.width
         self.encoder = encoder
-        self.action_embed: nn.Module = (
-            nn.Embedding(action_size, width)
-            if discrete
-            else nn.Linear(action_size, width, bias=False)
-        )
+        self.action_embed: nn.Module | None = None
+        if previous_action:
+            self.action_embed = (
+                nn.Embedding(action_size, width)
+                if discrete
+                else nn.Linear(action_size, width, bias=False)
+            )
         self.rtg_embed = nn.Linear(1, width, bias=False)
         self.position_encoding = position_encoding
         self.embed_activation = nn.Identity() if embed_activation is None else embed_activation
@@ -280,7 +284,7 @@ class JointTokenTransformer(nn.Module):
     def step_tokens(self, step: Step) -> Tensor:
         """The embedded token [1, D] that a step adds."""
         embedded = _encoded(self.encoder, step.x) + self.rtg_embed(step.return_to_go[None])
-        if step.action is not None:
+        if step.action is not None and self.action_embed is not None:
             action = step.action.long() if self.discrete else step.action[None]
             embedded = embedded + self.action_embed(action)
         embedded = self.embed_activation(embedded)
@@ -303,16 +307,19 @@ class JointTokenTransformer(nn.Module):
             if isinstance(x, Tensor)
             else [part.flatten(0, 1) for part in x]  # tuple observations
         )
-        state = self.encoder(flat).view(batch, length, -1)
-        action = self.action_embed(
-            action.reshape(batch, length).long() if self.discrete else action
-        )
+        embedded = self.encoder(flat).view(batch, length, -1)
+        if self.action_embed is not None:
+            embedded = embedded + self._previous(self.action_embed, action, attention_mask)
+        out: Tensor = self.embed_activation(embedded + self.rtg_embed(return_to_go))
+        return out
+
+    def _previous(self, embed: nn.Module, action: Tensor, attention_mask: Tensor) -> Tensor:
+        """Each token's embedded action of the step before, [B, L, D]; the first token has none."""
+        batch, length = attention_mask.shape
+        action = embed(action.reshape(batch, length).long() if self.discrete else action)
         if self.mask_previous_action:
             action = action * (1.0 - attention_mask)[..., None]
-        # The action of step i belongs to the token of step i + 1; the first token has none.
-        previous = nn.functional.pad(action[:, :-1], (0, 0, 1, 0))
-        embedded: Tensor = self.embed_activation(state + previous + self.rtg_embed(return_to_go))
-        return embedded
+        return nn.functional.pad(action[:, :-1], (0, 0, 1, 0))
 
 
 def _encoded(encoder: nn.Module, x: Observations) -> Tensor:
