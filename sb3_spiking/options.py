@@ -20,6 +20,7 @@ from policies.config import (
     LIFConfig,
     NeuronConfig,
     PopulationActorConfig,
+    ResetMode,
     check_choice,
     check_count,
     check_range,
@@ -78,6 +79,8 @@ class SpikingOptions:
     i_decay: float = 0.5
     # firing threshold, > 0
     v_threshold: float = 0.5
+    # after a spike: "hard" sets the membrane to 0 (PopSAN), "soft" subtracts the threshold
+    reset_mode: ResetMode = "hard"
     # surrogate derivative: "rectangle", "sigmoid", "arctan", "triangle"
     surrogate: str = "rectangle"
     # its width, > 0, in units of v
@@ -181,6 +184,7 @@ class SpikingOptions:
         common: dict[str, Any] = {
             "v_decay": self.v_decay,
             "v_threshold": self.v_threshold,
+            "reset_mode": self.reset_mode,
             "surrogate": self.surrogate,
             "surrogate_width": self.surrogate_width,
         }

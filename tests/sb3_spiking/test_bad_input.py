@@ -21,6 +21,11 @@ OPTIONS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"v_threshold": -0.5}, ValueError, "v_threshold"),
     ({"encoder": "rate"}, ValueError, r"\['deterministic', 'poisson', 'analog'\], got 'rate'"),
     ({"neuron": "izhikevich"}, ValueError, r"\['current_lif', 'lif'\], got 'izhikevich'"),
+    (
+        {"reset_mode": "none"},
+        ValueError,
+        r"reset_mode must be one of \['hard', 'soft'\], got 'none'",
+    ),
     ({"decoder": "softmax"}, ValueError, r"\['rate', 'membrane'\], got 'softmax'"),
     ({"surrogate": "step"}, ValueError, r"\['rectangle', 'sigmoid', 'arctan', 'triangle'\]"),
     ({"surrogate_width": 0.0}, ValueError, "surrogate_width"),

@@ -113,6 +113,8 @@ def test_accepts_every_keyword_of_td3policy_with_its_meaning() -> None:
         {"encoder": "analog"},
         {"decoder": "membrane"},
         {"neuron": "lif", "v_decay": 0.5},
+        {"neuron": "lif", "v_decay": 1.0, "reset_mode": "soft", "encoder_v_init": 0.5},
+        {"reset_mode": "soft", "batch_norm": False},
         {"surrogate": "arctan", "surrogate_width": 2.0},
         {"surrogate": "sigmoid", "v_threshold": 0.3, "i_decay": 0.0},
         {"surrogate": "triangle", "encoder_range": 2.0, "encoder_std": 0.5},
@@ -326,13 +328,14 @@ def test_every_option_reaches_the_network() -> None:
         "encoder_range": 2.0, "encoder_std": 0.6, "encoder_v_init": 0.4, "decoder": "membrane",
         "neuron": "current_lif",
         "v_decay": 0.6, "i_decay": 0.2, "v_threshold": 0.4, "surrogate": "arctan",
-        "surrogate_width": 1.5, "normalize_obs": False, "actor_lr_scale": 0.7,
+        "surrogate_width": 1.5, "normalize_obs": False, "actor_lr_scale": 0.7, "reset_mode": "soft",
         "intra_layer": True, "synops_penalty": 0.2,
     }  # fmt: skip
     config = network(make(policy_kwargs={**options, "net_arch": [9, 5]})).config
     neuron = CurrentLIFConfig(
-        v_decay=0.6, i_decay=0.2, v_threshold=0.4, surrogate="arctan", surrogate_width=1.5
-    )
+        v_decay=0.6, i_decay=0.2, v_threshold=0.4, reset_mode="soft", surrogate="arctan",
+        surrogate_width=1.5,
+    )  # fmt: skip
     assert config == PopulationActorConfig(
         hidden_sizes=(9, 5),
         spike_steps=7,
