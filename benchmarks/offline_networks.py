@@ -1,7 +1,8 @@
 """Networks and recipe of the offline runs: one size, optimizer and schedule for all.
 
 Tokens, embedding, blocks and loss are each network's own. What a variant changes stands in its
-name: `dsformer-pssa-ptbn-30` goes from layer to batch statistics over 30 % of the steps.
+name: `dsformer-pssa-ptbn-30` goes from layer to batch statistics over 30 % of the steps; `both` are
+neurons that count their input, and tokens without the action before.
 """
 
 import dataclasses
@@ -64,6 +65,9 @@ def _dsformer(attention: str, ptbn: float = 0.1, **fields: Any) -> Network:
     return Network(DSFormerConfig, {"attention": attention, **fields}, ptbn)
 
 
+# Spikes that count a neuron's input: no leak, and a reset by subtraction with its exact gradient.
+_COUNTING: dict[str, Any] = {"v_decay": 1.0, "reset_mode": "soft", "detach_reset": False}
+
 NETWORKS: dict[str, Network] = {
     "dt": Network(DecisionTransformerConfig),
     "dsformer-pssa": _dsformer("pssa"),
@@ -75,13 +79,23 @@ NETWORKS: dict[str, Network] = {
     "dsformer-pssa-time": _dsformer("pssa", timestep_embedding=True),
     "dsformer-tssa-time": _dsformer("tssa", timestep_embedding=True),
     "dsformer-sssa-time": _dsformer("sssa", timestep_embedding=True),
+    # what keeps PSSA from the dense one's return: its own last action, and spikes of one bit
+    "dsformer-pssa-blind": _dsformer("pssa", previous_action=False),
+    "dsformer-pssa-counting": _dsformer("pssa", **_COUNTING),
+    "dsformer-pssa-both": _dsformer("pssa", previous_action=False, **_COUNTING),
+    "dsformer-tssa-both": _dsformer("tssa", previous_action=False, **_COUNTING),
+    "dsformer-sssa-both": _dsformer("sssa", previous_action=False, **_COUNTING),
     "dsformer-pssa-tdln": _dsformer("pssa", normalization="tdln"),
     "dsformer-pssa-tdbn": _dsformer("pssa", normalization="tdbn"),
     "dsformer-pssa-ptbn-05": _dsformer("pssa", ptbn=0.05),
     "dsformer-pssa-ptbn-30": _dsformer("pssa", ptbn=0.3),
 }
 GROUPS: dict[str, tuple[str, ...]] = {
-    "main": ("dt", "dsformer-pssa", "dsformer-tssa", "dsformer-sssa", "sdt"),
+    "main": ("dt", "dsformer-pssa", "dsformer-tssa", "dsformer-sssa", "sdt", "dsformer-pssa-both"),
+    "parts": (
+        *("dt", "dsformer-pssa", "dsformer-pssa-blind", "dsformer-pssa-counting"),
+        "dsformer-pssa-both",
+    ),
     "time": ("dsformer-pssa-time", "dsformer-tssa-time", "dsformer-sssa-time"),
     "norms": (
         *("dsformer-pssa", "dsformer-pssa-tdln", "dsformer-pssa-tdbn"),
