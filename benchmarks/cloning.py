@@ -1,0 +1,206 @@
+"""How well spiking actors copy a dense one: what neurons and codes can represent, without RL.
+
+    python -m benchmarks.cloning --dataset halfcheetah_medium_expert.npz --out runs/cloning --table
+
+A dense actor (two layers of 256) is fitted to the expert's part of a dataset. It is the teacher:
+its actions are a function of the observation, without noise, that a dense network of its size can
+have exactly. Each actor then learns to copy it by mean squared error on the same observations, in
+the same batches, with Adam at 1e-3 and a fifth of that in the last quarter. The table has the error
+on observations that were left out, over the actions' variance; and the return of ten episodes, in
+which an actor meets what follows from its own errors. Reinforcement learning can adapt a policy to
+its network, so this orders networks, it forecasts no return.
+"""
+
+import argparse
+import os
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+# Before numpy and torch start their threads.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import gymnasium
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from benchmarks.energy import table
+from benchmarks.offline_training import commit
+from benchmarks.studies.text import spread
+from d3rlpy_spiking.cli.runs import read_json, write_json
+from policies.actor import PopulationActor
+from sb3_spiking.options import SpikingOptions
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "datasets"
+SIZES, BATCH, TEACHER_SEED, EPISODES = (256, 256), 100, 5, 10
+COUNTING: dict[str, Any] = {
+    "neuron": "lif", "v_decay": 1.0, "reset_mode": "soft", "encoder_v_init": 0.5
+}  # fmt: skip
+# Keywords of policy_kwargs; None is the dense actor.
+ACTORS: dict[str, dict[str, Any] | None] = {
+    "dense": None,
+    "popsan": {},
+    "popsan, T 10": {"spike_steps": 10},
+    "popsan, encoder_v_init 0.5": {"encoder_v_init": 0.5},
+    "batch_norm": {"batch_norm": True},
+    "counting": COUNTING,
+    "counting, hard reset": {**COUNTING, "reset_mode": "hard"},
+    "counting, batch_norm": {**COUNTING, "batch_norm": True},
+    "counting, decoder_pop_size 20": {**COUNTING, "decoder_pop_size": 20},
+    "counting, T 10": {**COUNTING, "spike_steps": 10},
+    "counting, analog": {**COUNTING, "encoder_v_init": 0.0, "encoder": "analog"},
+}
+
+
+class Data(NamedTuple):
+    """Observations [N, obs_dim], the actions to copy [N, A], and where the ones left out begin."""
+
+    obs: Tensor
+    actions: Tensor
+    held_out: int
+
+
+class Dense(nn.Module):
+    """A dense actor of standardized observations."""
+
+    def __init__(self, obs: Tensor, action_dim: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        n_in = obs.shape[1]
+        for size in SIZES:
+            layers += [nn.Linear(n_in, size), nn.ReLU()]
+            n_in = size
+        self.layers = nn.Sequential(*layers, nn.Linear(n_in, action_dim), nn.Tanh())
+        self.mean, self.std = obs.mean(dim=0), obs.std(dim=0)
+
+    def forward(self, obs: Tensor) -> Tensor:
+        """Actions [B, A]."""
+        out: Tensor = self.layers((obs - self.mean) / self.std)
+        return out
+
+
+def make(name: str, data: Data) -> nn.Module:
+    """An actor."""
+    options = ACTORS[name]
+    n_in, n_out = data.obs.shape[1], data.actions.shape[1]
+    if options is None:
+        return Dense(data.obs[: data.held_out], n_out)
+    config = SpikingOptions(**{"batch_norm": False, **options}).actor_config(list(SIZES))
+    return PopulationActor(n_in, n_out, config)
+
+
+def fit(actor: nn.Module, data: Data, steps: int, seed: int) -> float:
+    """Train an actor; gives the error on what was left out, over the actions' variance."""
+    optimizer = torch.optim.Adam(actor.parameters(), lr=1e-3)
+    generator = torch.Generator().manual_seed(seed)
+    actor.train()
+    for step in range(steps):
+        if step == steps * 3 // 4:
+            for group in optimizer.param_groups:
+                group["lr"] *= 0.2
+        rows = torch.randint(0, data.held_out, (BATCH,), generator=generator)
+        loss = nn.functional.mse_loss(actor(data.obs[rows]), data.actions[rows])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    actor.eval()
+    with torch.no_grad():
+        rest = data.actions[data.held_out :]
+        error = nn.functional.mse_loss(actor(data.obs[data.held_out :]), rest)
+    return float(error / rest.var(dim=0).mean())
+
+
+def play(actor: nn.Module, env_id: str) -> list[float]:
+    """Returns of episodes side by side."""
+    envs = [gymnasium.make(env_id) for _ in range(EPISODES)]
+    obs = [env.reset(seed=100 + i)[0] for i, env in enumerate(envs)]
+    returns, going = np.zeros(EPISODES), np.ones(EPISODES, bool)
+    while going.any():
+        with torch.no_grad():
+            actions: NDArray[Any] = actor(torch.tensor(np.stack(obs), dtype=torch.float32)).numpy()
+        for i in np.flatnonzero(going):
+            obs[i], reward, terminated, truncated, _ = envs[i].step(actions[i])
+            returns[i] += float(reward)
+            going[i] = not (terminated or truncated)
+    return [round(value, 1) for value in returns]
+
+
+def load(path: Path, steps: int) -> tuple[Data, str]:
+    """The observations of the expert's part with the teacher's actions, and the environment."""
+    with np.load(path) as arrays:
+        expert = arrays["is_expert"]
+        obs = torch.as_tensor(arrays["observations"][expert], dtype=torch.float32)
+        actions = torch.as_tensor(arrays["actions"][expert], dtype=torch.float32)
+        env_id = str(arrays["env_id"])
+    held_out = len(obs) * 9 // 10
+    torch.manual_seed(TEACHER_SEED)
+    teacher = Dense(obs[:held_out], actions.shape[1])
+    fit(teacher, Data(obs, actions, held_out), 4 * steps, TEACHER_SEED)
+    with torch.no_grad():
+        return Data(obs, teacher(obs), held_out), env_id
+
+
+def run(name: str, seed: int, data: Data, env_id: str, args: argparse.Namespace) -> None:
+    """One actor and seed; what is done is not repeated."""
+    path = args.out / f"{name.replace(', ', '-').replace(' ', '_')}_{seed}.json"
+    if path.exists():
+        return
+    torch.manual_seed(seed)
+    actor = make(name, data)
+    start = time.perf_counter()
+    error = fit(actor, data, args.steps, seed)
+    seconds = time.perf_counter() - start
+    result = {
+        "actor": name, "options": ACTORS[name], "seed": seed, "steps": args.steps,
+        "dataset": args.dataset.name, "error": error, "returns": play(actor, env_id),
+        "ms_per_step": 1e3 * seconds / args.steps, "commit": commit(),
+    }  # fmt: skip
+    write_json(path, result)
+    print(f"{name}, seed {seed}: error {error:.4f}, return {np.mean(result['returns']):,.0f}")
+
+
+def markdown(out: Path) -> str:
+    """What is done, as a table."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for path in sorted(out.glob("*.json")):
+        entry = read_json(path)
+        found.setdefault(entry["actor"], []).append(entry)
+    rows = [
+        [
+            name,
+            spread([100 * entry["error"] for entry in found[name]], 2),
+            spread([float(np.mean(entry["returns"])) for entry in found[name]], 0),
+        ]
+        for name in ACTORS
+        if name in found
+    ]
+    return table(["actor", "error, % of the variance", "return"], rows)
+
+
+def main() -> None:
+    """Copy, play, and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add: Any = parser.add_argument
+    add("--dataset", type=Path, default=SHARED / "halfcheetah_medium_expert.npz")
+    add("--actors", nargs="+", choices=list(ACTORS), default=list(ACTORS))
+    add("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    add("--steps", type=int, default=6000)
+    add("--out", type=Path, default=Path("runs/cloning"))
+    add("--table", action="store_true", help="print what is done")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)
+    data, env_id = load(args.dataset, args.steps)
+    for seed in args.seeds:
+        for name in args.actors:
+            run(name, seed, data, env_id, args)
+    if args.table:
+        print(markdown(args.out))
+
+
+if __name__ == "__main__":
+    main()
