@@ -1,0 +1,65 @@
+"""benchmarks.cloning on a small dataset."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import cloning
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    obs = rng.normal(size=(400, 3)).astype(np.float32)
+    actions = np.tanh(2 * obs[:, :1])
+    expert = np.arange(400) < 300
+    actions[~expert] = -actions[~expert]  # must not be copied
+    path = tmp_path / "pendulum.npz"
+    np.savez(path, observations=obs, actions=actions, is_expert=expert, env_id="Pendulum-v1")
+    return path
+
+
+def test_the_teacher_copies_the_expert_alone(dataset: Path) -> None:
+    data, env_id = cloning.load(dataset, steps=150)
+    assert env_id == "Pendulum-v1"
+    assert data.obs.shape == (300, 3)
+    assert data.held_out == 270
+    ours, theirs = data.actions[:, 0].numpy(), np.tanh(2 * data.obs[:, 0].numpy())
+    assert np.corrcoef(ours, theirs)[0, 1] > 0.95
+
+
+def test_errors_fall_with_training_and_a_dense_actor_is_ahead(dataset: Path) -> None:
+    data, _ = cloning.load(dataset, steps=100)
+    errors = {}
+    for name in ("dense", "counting"):
+        for steps in (2, 150):
+            errors[name, steps] = cloning.fit(cloning.make(name, data), data, steps, 0)
+    assert errors["dense", 150] < errors["counting", 150] < errors["counting", 2]
+
+
+def test_the_command(
+    dataset: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "out"
+    line = ["--dataset", dataset, "--actors", "popsan", "counting, T 10", "--seeds", "0"]
+    line += ["--steps", "4", "--out", out, "--table"]
+    monkeypatch.setattr(sys, "argv", ["cloning", *map(str, line)])
+    cloning.main()
+    printed = capsys.readouterr().out
+    assert "| counting, T 10 |" in printed
+    assert "| popsan " in printed
+    files = sorted(out.glob("*.json"))
+    assert [path.name for path in files] == ["counting-T_10_0.json", "popsan_0.json"]
+    entry = json.loads(files[0].read_text())
+    assert entry["options"]["spike_steps"] == 10
+    assert len(entry["returns"]) == cloning.EPISODES
+    assert max(entry["returns"]) <= 0  # Pendulum's
+    before = files[0].stat().st_mtime_ns
+    cloning.main()  # what is done is not repeated
+    assert files[0].stat().st_mtime_ns == before
