@@ -134,7 +134,7 @@ def test_networks_are_of_one_size() -> None:
         assert (config.num_layers, config.context_size, config.batch_size) == (1, 20, 4)
     assert make_config("dsformer-pssa-ptbn-30", Recipe(steps=1000)).ptbn_steps == 300
     assert network_names(["dt", "main"])[0] == "dt"
-    assert len(network_names(["main", "dt"])) == 5
+    assert len(network_names(["main", "dt"])) == 6
     with pytest.raises(ValueError, match="'gpt' is no network"):
         network_names(["gpt"])
 
