@@ -27,13 +27,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from benchmarks.energy import table
+from benchmarks.offline_runs import SHARED
 from benchmarks.offline_training import commit
 from benchmarks.studies.text import spread
 from d3rlpy_spiking.cli.runs import read_json, write_json
 from policies.actor import PopulationActor
 from sb3_spiking.options import SpikingOptions
 
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "datasets"
 SIZES, BATCH, TEACHER_SEED, EPISODES = (256, 256), 100, 5, 10
 COUNTING: dict[str, Any] = {
     "neuron": "lif", "v_decay": 1.0, "reset_mode": "soft", "encoder_v_init": 0.5
