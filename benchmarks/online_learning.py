@@ -41,6 +41,8 @@ def _options(**options: Any) -> tuple[str, ...]:
     return ("-params", f"policy_kwargs:dict({','.join(f'{k}={v!r}' for k, v in values.items())})")
 
 
+# Neurons whose spikes count their input; the file's have ten spike steps.
+COUNTING = {"neuron": "lif", "v_decay": 1.0, "reset_mode": "soft", "encoder_v_init": 0.5}
 # What a kind of run adds to the command line; all but the first two are for the ablation.
 KINDS: dict[str, tuple[str, ...]] = {
     "dense": (
@@ -50,12 +52,16 @@ KINDS: dict[str, tuple[str, ...]] = {
     "spiking": (),
     "popsan": _options(),
     "proxy": _options(proxy_target=True, proxy_arch=[256, 256]),
-    "batch_norm": _options(batch_norm=True),
+    "batch_norm": (
+        *_options(batch_norm=True),
+        "callback:'sb3_spiking.batch_norm.RecalibrationCallback'",
+    ),
     "membrane": _options(decoder="membrane"),
     "intra_layer": _options(decoder="membrane", intra_layer=True),
     "analog": _options(encoder="analog"),
     "wide_surrogate": _options(surrogate_width=3.0),
     "penalty": _options(synops_penalty=0.01),
+    "counting_5": _options(**COUNTING),
 }
 PLAIN = "benchmarks/plain.yml"
 POLL = 2.0
