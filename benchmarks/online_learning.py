@@ -41,7 +41,7 @@ def _options(**options: Any) -> tuple[str, ...]:
     return ("-params", f"policy_kwargs:dict({','.join(f'{k}={v!r}' for k, v in values.items())})")
 
 
-# Neurons whose spikes count their input; the file's have ten spike steps.
+# Neurons whose spikes count their input.
 COUNTING = {"neuron": "lif", "v_decay": 1.0, "reset_mode": "soft", "encoder_v_init": 0.5}
 # What a kind of run adds to the command line; all but the first two are for the ablation.
 KINDS: dict[str, tuple[str, ...]] = {
@@ -61,7 +61,9 @@ KINDS: dict[str, tuple[str, ...]] = {
     "analog": _options(encoder="analog"),
     "wide_surrogate": _options(surrogate_width=3.0),
     "penalty": _options(synops_penalty=0.01),
-    "counting_5": _options(**COUNTING),
+    "counting": _options(**COUNTING),
+    "counting_10": _options(**COUNTING, spike_steps=10),
+    "counting_membrane": _options(**COUNTING, decoder="membrane"),
 }
 PLAIN = "benchmarks/plain.yml"
 POLL = 2.0
