@@ -95,6 +95,8 @@ class SpikingGaussianActor(ProxiedActor, CheckedInput, ScaledOptimizer):
         **kwargs: as in the dense actor class and in SpikingOptions.
     """
 
+    _for_targets = False
+
     def __init__(self, *, net_arch: list[int], **kwargs: Any) -> None:
         dense: Any = super()
         self.options, dense_kwargs = SpikingOptions.take_from(kwargs, dense.__init__)
@@ -130,7 +132,7 @@ class SpikingGaussianActor(ProxiedActor, CheckedInput, ScaledOptimizer):
         """Mean, log std and gSDE's latent of observations; `deterministic`: no Poisson draws."""
         actor: Any = self
         features = actor.extract_features(obs, actor.features_extractor)
-        if self._taught and actor.training and not torch.is_grad_enabled():  # for targets
+        if self._for_targets:
             mean, log_std = answer(self._taught, actor.latent_pi, features).chunk(2, dim=1)
             return mean, log_std.clamp(LOG_STD_MIN, LOG_STD_MAX), {}
         activity = actor.latent_pi(features, deterministic)
@@ -143,6 +145,19 @@ class SpikingGaussianActor(ProxiedActor, CheckedInput, ScaledOptimizer):
         check_finite_output(actor, mean, log_std)
         self._teach(actor.latent_pi, features, mean, log_std)
         return mean, log_std.clamp(LOG_STD_MIN, LOG_STD_MAX), {}
+
+    def action_log_prob(self, obs: PyTorchObs) -> tuple[Tensor, Tensor]:
+        """Actions [B, action_dim] and their log probabilities [B]; a target's by the proxy.
+
+        SAC and TQC have no target actor: targets are what training asks for without gradients.
+        """
+        dense: Any = super()
+        actor: Any = self
+        self._for_targets = bool(self._taught) and actor.training and not torch.is_grad_enabled()
+        try:
+            return dense.action_log_prob(obs)  # type: ignore[no-any-return]  # SB3's
+        finally:
+            self._for_targets = False
 
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> Tensor:
         """Squashed actions [B, action_dim]."""

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from policies.actor import PopulationBody
 from policies.config import check_count
+from policies.distributed import world_size
+from policies.distributed.group import gather
 from policies.recalibration import recalibrate
 from sb3_spiking.options import SpikingOptions
 
@@ -33,7 +35,8 @@ class RecalibrationCallback(BaseCallback):
 
     The statistics that acting and evaluation use are then exact for the weights of that moment and
     the observations of the buffer. Actors without batch normalization are let pass, so the callback
-    may stand in files for all. Batches are drawn as for an update, by NumPy's global generator.
+    may stand in files for all. Batches are drawn as for an update, by NumPy's global generator; in
+    a process group each rank draws a share from its own buffer, and all see all shares.
 
     Args:
         every: environment steps between two times, >= 1.
@@ -88,10 +91,10 @@ class RecalibrationCallback(BaseCallback):
         assert self._body is not None
         actor = model.actor
         batches: list[Tensor] = []
-        for _ in range(self.batches):
+        for _ in range(-(-self.batches // world_size())):
             sample: Any = buffer.sample(self.batch_size, env=model._vec_normalize_env)
             features = actor.extract_features(sample.observations, actor.features_extractor)
-            batches.append(features)
+            batches += gather(features).unbind()
         recalibrate(self._body, batches)
 
 

@@ -16,8 +16,8 @@ from stable_baselines3.common.torch_layers import (
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
-from policies.batch_norm import CurrentNorm
 from policies.kernels.choice import has_numba
+from policies.spiking_mlp import SpikeLinear
 from sb3_spiking.event_driven import Decision, EventDrivenPolicy, decide, decides_as_written
 from sb3_spiking.faults import check_finite_observations, check_finite_output
 from sb3_spiking.options import SpikingOptions
@@ -35,10 +35,6 @@ def in_mode(module: nn.Module, mode: bool) -> bool:
         if child is not None and not in_mode(child, mode):
             return False
     return True
-
-
-def _below(name: str, state_dict: Mapping[str, Any]) -> bool:
-    return any(key.startswith(f"{name}.") for key in state_dict)
 
 
 class SpikingPolicyMixin:
@@ -201,19 +197,22 @@ class SpikingPolicyMixin:
 
         Raises:
             RuntimeError: if the parameters are of a policy without batch normalization, and this
-                one has it.
+                one has it, or the other way round.
         """
         policy: Any = self
         dense: Any = super()
         for name, module in policy.named_modules():
-            if isinstance(module, CurrentNorm) and not _below(name, state_dict):
-                # PyTorch's own for this; SB3 reads something else into a ValueError.
-                raise RuntimeError(
-                    f"there are no parameters for {name}: they are of a policy without batch "
-                    "normalization, which TD3 and DDPG have by default. Load "
-                    "them into one with batch_norm=False; a model's file by custom_objects="
-                    "{'policy_kwargs': {'batch_norm': False, ...}} with its other policy_kwargs"
-                )
+            if isinstance(module, SpikeLinear):
+                known = any(key.startswith(f"{name}.norm.") for key in state_dict)
+                if known != (module.norm is not None) and f"{name}.weight" in state_dict:
+                    # PyTorch's own for this; SB3 reads something else into a ValueError.
+                    raise RuntimeError(
+                        f"the parameters of {name} are of a policy with{'' if known else 'out'} "
+                        f"batch normalization, and this one has {'none' if known else 'it'}. Load "
+                        f"them into one with batch_norm={known}; a model's file by custom_objects="
+                        f"{{'policy_kwargs': {{'batch_norm': {known}, ...}}}} with its other "
+                        "policy_kwargs"
+                    )
         return dense.load_state_dict(state_dict, *args, **kwargs)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import difflib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, Self, get_args
 
@@ -93,7 +93,7 @@ class SpikingOptions:
     batch_norm: bool | None = None
     # the actor's learning rate relative to the algorithm's, > 0
     actor_lr_scale: float = 0.3
-    # TD3, DDPG, SAC: a dense network that learns to copy the actor stands in as its target
+    # TD3, DDPG, SAC, TQC: a dense network that learns to copy the actor stands in as its target
     proxy_target: bool = False
     # its hidden layers
     proxy_arch: tuple[int, ...] = (512, 512)
@@ -125,7 +125,12 @@ class SpikingOptions:
         check_choice("neuron", self.neuron, get_args(NeuronKind))
         check_range("i_decay", self.i_decay, 0.0, 1.0)
         check_range("actor_lr_scale", self.actor_lr_scale, 0.0, open_low=True)
-        object.__setattr__(self, "proxy_arch", tuple(self.proxy_arch))  # a list, from YAML
+        arch: Any = self.proxy_arch  # a list, from YAML
+        if isinstance(arch, str) or not isinstance(arch, Sequence):
+            raise TypeError(
+                f"proxy_arch must be a list of layer sizes such as [512, 512], got {arch!r}"
+            )
+        object.__setattr__(self, "proxy_arch", tuple(arch))
         for size in self.proxy_arch:
             check_count("proxy_arch sizes", size)
         check_count("proxy_steps", self.proxy_steps)

@@ -49,6 +49,9 @@ class ProxyTarget(nn.Module):
         layers.append(nn.Linear(n_in, n_out))
         self.network = nn.Sequential(*layers, *([nn.Tanh()] if squash else []))
         self.optimizer = torch.optim.Adam(self.parameters(), lr=learning_rate, fused=True)
+        # Nothing here depends on the mode. SB3 switches actors and critics only, and a part that
+        # stays in training mode makes each `predict` walk through the policy.
+        self.eval()
         # Mean squared error before the last batch's first update; NaN before any.
         self.error = float("nan")
 
@@ -82,7 +85,7 @@ class ProxyTarget(nn.Module):
         known = [state for state in states if state]
         if not known:
             return torch.zeros(0)
-        parts = [known[0]["step"].reshape(1).float()]
+        parts = [known[0]["step"].reshape(1).float().cpu()]  # fused Adam keeps it on its device
         for name in ("exp_avg", "exp_avg_sq"):
             parts += [state[name].flatten().cpu() for state in known]
         return torch.cat(parts)
@@ -94,12 +97,14 @@ class ProxyTarget(nn.Module):
             return
         parameters = list(self.parameters())
         sizes = [parameter.numel() for parameter in parameters]
+        if state.numel() != 1 + 2 * sum(sizes):
+            return  # of a proxy of other sizes: load_state_dict says so by its parameters
         step, *moments = state.split([1, *sizes, *sizes])
         for parameter, mean, square in zip(
             parameters, moments[: len(sizes)], moments[len(sizes) :], strict=True
         ):
             self.optimizer.state[parameter] = {
-                "step": step.reshape(()).clone(),
+                "step": step.reshape(()).to(parameter.device, copy=True),
                 "exp_avg": mean.view_as(parameter).to(parameter).clone(),
                 "exp_avg_sq": square.view_as(parameter).to(parameter).clone(),
             }

@@ -4,11 +4,13 @@ Each part is a keyword of policy_kwargs of its own, so the stock algorithms trai
 these classes only choose it. What they save, the stock algorithm loads.
 """
 
-from typing import Any
+import warnings
+from typing import Any, Self
 
 from stable_baselines3 import DDPG, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 
+from sb3_spiking.mixin import SpikingPolicyMixin
 from sb3_spiking.registry import SPIKING_NAMES, SpikingPopPolicy
 
 # What the constructors write into policy_kwargs where the user has not.
@@ -26,7 +28,8 @@ class SNNAware(BaseAlgorithm):
         **kwargs: as in the algorithm's class.
 
     Raises:
-        ValueError: if policy is the name of a dense one.
+        ValueError: if policy is a dense one.
+        TypeError: without an environment.
     """
 
     def __init__(
@@ -37,6 +40,13 @@ class SNNAware(BaseAlgorithm):
         policy_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
+        if env is None and kwargs.get("_init_setup_model", True):
+            raise TypeError(f"{type(self).__name__} needs an environment, got env=None")
+        if isinstance(policy, type) and not issubclass(policy, SpikingPolicyMixin):
+            raise ValueError(
+                f"{type(self).__name__} trains spiking policies, got {policy.__name__}; use "
+                f"'SpikingPopPolicy', or {type(self).__name__.removeprefix('Spiking')} for this one"
+            )
         if isinstance(policy, str) and policy in SPIKING_NAMES:
             raise ValueError(
                 f"{type(self).__name__} trains spiking policies, got {policy!r}; use "
@@ -45,6 +55,19 @@ class SNNAware(BaseAlgorithm):
             )
         kwargs["policy_kwargs"] = {**RECIPE, **(policy_kwargs or {})}
         super().__init__(policy, env, *args, **kwargs)
+
+    @classmethod
+    def load(cls, *args: Any, **kwargs: Any) -> Self:
+        """As the algorithm's; warns of a file without what this class switches on."""
+        model = super().load(*args, **kwargs)
+        if model.policy_kwargs.get("proxy_target") is None:
+            stock = cls.__name__.removeprefix("Spiking")
+            warnings.warn(
+                f"this file was saved by {stock} without a proxy target, and goes on without one: "
+                f"load it with {stock}, or train anew with {cls.__name__}",
+                stacklevel=2,
+            )
+        return model
 
 
 class SpikingTD3(SNNAware, TD3):

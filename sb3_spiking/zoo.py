@@ -30,6 +30,13 @@ from policies.actor import PopulationBody
 from sb3_spiking.callbacks import SpikeMonitorCallback
 from sb3_spiking.zoo_search import add_search_space, read_policy_kwargs
 
+_PACKAGE = "sb3_spiking."
+
+
+def is_spiking_name(policy: str) -> bool:
+    """Whether a policy's name in a hyperparameter file is one of ours."""
+    return policy.removeprefix(_PACKAGE) in (*registry.FEED_FORWARD, *registry.RECURRENT)
+
 
 def spiking_name(policy: str) -> str:
     """The spiking counterpart of a policy's name in a hyperparameter file.
@@ -37,8 +44,8 @@ def spiking_name(policy: str) -> str:
     Raises:
         ValueError: if the name is not one of SB3's or ours.
     """
-    name = policy.removeprefix("sb3_spiking.")
-    if name in (*registry.FEED_FORWARD, *registry.RECURRENT):
+    name = policy.removeprefix(_PACKAGE)
+    if is_spiking_name(name):
         return name
     if name not in registry.SPIKING_NAMES:
         raise ValueError(

@@ -77,14 +77,14 @@ class Shipped:
 
 
 def read_manifest(folder: Path) -> list[Shipped]:
-    """The trained policies of a folder, by name; none where it has no manifest.
+    """The trained policies of a folder, by name.
 
     Raises:
-        ValueError: if the manifest is damaged.
+        ValueError: if the manifest is missing or damaged.
     """
     path = folder / FILE
     if not path.is_file():
-        return []
+        raise ValueError(f"there is no file {path}; install the package again")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["format"] != _FORMAT:

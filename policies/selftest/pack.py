@@ -15,6 +15,7 @@ from policies.files import write_atomically
 from policies.selftest.band import FEWEST_REPLAYS, JITTER, Band
 from policies.selftest.decisions import Played, share_alike
 from policies.selftest.manifest import (
+    FILE,
     Shipped,
     checksum,
     read_manifest,
@@ -87,7 +88,7 @@ def add_to(
         raise ValueError(
             f"needs 1 episode and {FEWEST_REPLAYS} replays or more, got {episodes} and {replays}"
         )
-    before = read_manifest(folder)
+    before = read_manifest(folder) if (folder / FILE).is_file() else []
     for other in before:
         if other.file == known["file"] and other.name != known["name"]:
             raise ValueError(

@@ -31,7 +31,7 @@ from sb3_spiking.distributed.callbacks import for_this_rank
 from sb3_spiking.distributed.checkpoints import Checkpoints, SaveCheckpoints
 from sb3_spiking.distributed.clock import RECORD
 from sb3_spiking.distributed.evaluation import DistributedEvalCallback
-from sb3_spiking.zoo import SpikingExperimentManager
+from sb3_spiking.zoo import SpikingExperimentManager, is_spiking_name
 
 # Without --save-freq, checkpoints in a run.
 CHECKPOINTS = 10
@@ -99,8 +99,18 @@ class DistributedExperimentManager(ExperimentManager):
         return None
 
     def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """As RL Zoo's; a run that goes on must have those that it began with."""
+        """As RL Zoo's; a run that goes on must have those that it began with.
+
+        Raises:
+            ValueError: if a dense policy is wanted and the file names a spiking one.
+        """
         hyperparams, saved = super().read_hyperparameters()
+        if self.options.dense and is_spiking_name(hyperparams["policy"]):
+            raise ValueError(
+                f"--dense trains the policy that the file names, and it names "
+                f"{hyperparams['policy']!r}; choose another with -params \"policy:'MlpPolicy'\" "
+                "'policy_kwargs:dict(net_arch=[256,256])', or another file with -conf"
+            )
         settings = {name: repr(value) for name, value in saved.items() if name != "n_timesteps"}
         settings["--env-kwargs"] = repr(self.env_kwargs)
         for name in ("split", "amp", "dense"):

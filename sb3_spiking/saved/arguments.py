@@ -66,8 +66,15 @@ def make_parser(prog: str, description: str, epilog: str) -> argparse.ArgumentPa
 
 def add_model(parser: argparse.ArgumentParser) -> None:
     """Arguments that name a model and where it acts."""
+    parser.add_argument(
+        "model", type=Path, metavar="MODEL.zip", help="spiking model; trust its origin"
+    )
+    add_place(parser)
+
+
+def add_place(parser: argparse.ArgumentParser) -> None:
+    """Arguments that say where a model acts, and what saved it."""
     add = parser.add_argument
-    add("model", type=Path, metavar="MODEL.zip", help="spiking model; trust its origin")
     add("--env", help="Gymnasium environment; default: that of RL Zoo's folder")
     add("--algo", help="algorithm that saved the model; default: what its folder or file says")
     add("--seed", type=_seed, default=0, help="first episode's seed, the others count on")

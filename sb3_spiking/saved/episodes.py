@@ -1,7 +1,7 @@
 """Episodes of a policy: returns, lengths, energy, and a sample of the observations it visited."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -57,8 +57,11 @@ def play(policy: Any, env: VecEnv, episodes: int, seed: int) -> tuple[Run, tuple
     masked = _is_masked(policy, env)
     _warm_up(policy, env, states, masked)
 
+    def keep(visit: Visit) -> None:
+        sample.offer(lambda: _copied(visit))
+
     def episode(seed: int) -> tuple[float, float]:
-        return _episode(policy, env, seed, states, masked, sample)
+        return _episode(policy, env, seed, states, masked, keep)
 
     return run_episodes(episode, episodes, seed), tuple(sample.kept)
 
@@ -72,15 +75,39 @@ def _warm_up(policy: Any, env: VecEnv, states: States, masked: bool) -> None:
         decide(policy, visit)
 
 
+def watch(policy: Any, env: VecEnv, seed: int, look: Callable[[], None]) -> tuple[float, float]:
+    """Play one episode deterministically.
+
+    Args:
+        policy: of Stable-Baselines3.
+        env: a single environment, wrapped in Monitor.
+        seed: of its reset.
+        look: called before each decision; what it raises ends the episode.
+
+    Returns:
+        return and number of decisions.
+
+    Raises:
+        UsageError: as `play`.
+    """
+    states, masked = initial_states(policy), _is_masked(policy, env)
+    return _episode(policy, env, seed, states, masked, lambda visit: look())
+
+
 def _episode(
-    policy: Any, env: VecEnv, seed: int, states: States, masked: bool, sample: Sample[Visit]
+    policy: Any,
+    env: VecEnv,
+    seed: int,
+    states: States,
+    masked: bool,
+    look: Callable[[Visit], None],
 ) -> tuple[float, float]:
     with _in_the_environment():
         env.seed(seed)
         obs = env.reset()
     for decisions in range(1, MOST_STEPS + 1):
         visit = Visit(obs, states, _masks(env) if masked else None)
-        sample.offer(lambda visit=visit: _copied(visit))  # type: ignore[misc]  # called at once
+        look(visit)
         action, states = decide(policy, visit)
         with _in_the_environment():
             obs, rewards, _, infos = env.step(action)

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from sb3_spiking.saved.arguments import Arguments, add_model, count, make_parser
+from sb3_spiking.saved.arguments import Arguments, add_model, add_place, count, make_parser
 from sb3_spiking.selftest.folders import OWN
 
 _CHECK = """\
@@ -39,9 +39,12 @@ times replays) tell enough.
 """
 
 _RECORD = """\
-Play an episode of a shipped policy into an animated GIF.
+Play an episode of a policy into an animated GIF: of a shipped one, or of a model's file.
 
   python -m sb3_spiking.selftest record pendulum_td3 --out pendulum.gif
+  python -m sb3_spiking.selftest record logs/td3/Hopper-v4_1/best_model.zip --out hopper.gif
+
+A file in a folder of RL Zoo brings its environment, wrappers and statistics; others want --env.
 
 Classic control draws with pygame (pip install "gymnasium[classic-control]"), MuJoCo with OpenGL:
 without a display set MUJOCO_GL=egl, or MUJOCO_GL=osmesa where OSMesa is installed.
@@ -99,9 +102,9 @@ def _packer() -> argparse.ArgumentParser:
 def _recorder() -> argparse.ArgumentParser:
     parser = make_parser("python -m sb3_spiking.selftest record", _RECORD, "")
     add = parser.add_argument
-    add("name", metavar="NAME", help="a shipped policy of this package")
+    add("name", metavar="NAME|MODEL.zip", help="a shipped policy of this package, or any model")
+    add_place(parser)
     add("--out", type=_gif, required=True, metavar="FILE.gif")
-    add("--seed", type=int, default=0, help="of the episode; default 0")
     add("--steps", type=count, default=200, help="at most so many; default 200")
     add("--every", type=count, default=2, help="steps a frame; default 2")
     add("--width", type=count, default=240, help="pixels; default 240")

@@ -1,5 +1,6 @@
-"""An episode of a shipped policy as an animated GIF."""
+"""An episode of a policy as an animated GIF."""
 
+import contextlib
 import warnings
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ from policies.files import write_atomically
 from policies.selftest import read_manifest
 from policies.selftest.manifest import whole_file
 from sb3_spiking.saved.arguments import Arguments
+from sb3_spiking.saved.environments import open_env as open_vec_env
+from sb3_spiking.saved.episodes import watch
 from sb3_spiking.saved.errors import UsageError
-from sb3_spiking.saved.loading import load
+from sb3_spiking.saved.loading import load, open_model
 from sb3_spiking.selftest.folders import OWN
 from sb3_spiking.selftest.play import open_env, play_episode
 
@@ -29,40 +32,89 @@ def record(args: Arguments) -> str:
         a line on what was written.
 
     Raises:
-        UsageError: if there is no such policy, or its environment cannot draw here.
+        UsageError: if there is no such policy or model, or its environment cannot draw here.
         SkippedError: if a package is missing.
-        FileNotFoundError: if the file's folder does not exist.
+        FileNotFoundError: if a file or folder does not exist.
     """
-    found = {shipped.name: shipped for shipped in read_manifest(OWN)}
-    if args.name not in found:
-        raise UsageError(f"NAME must be one of {', '.join(found) or 'none'}, got {args.name!r}")
     if not args.out.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {args.out.parent} to write {args.out.name} in")
+    if args.name.endswith(".zip"):
+        return _write_film(args, *_play_file(args))
+    return _write_film(args, *_play_shipped(args))
+
+
+class _Film:
+    """Takes a picture every few steps, until there are enough."""
+
+    def __init__(self, env: Any, args: Arguments) -> None:
+        self.frames: list[Image.Image] = []
+        self.steps = -1
+        self._env, self._args = env, args
+
+    def look(self) -> bool:
+        """Called before each step; False when the film is full."""
+        self.steps += 1
+        if self.steps % self._args.every == 0:
+            self.frames.append(_frame(self._env, self._args.width))
+        return bool(self.steps < self._args.steps)
+
+    def look_or_end(self) -> None:
+        """As `look`; raises when the film is full."""
+        if not self.look():
+            raise _FilmIsFull
+
+
+class _FilmIsFull(Exception):
+    pass
+
+
+def _play_shipped(args: Arguments) -> tuple[_Film, float | None, Any]:
+    """A shipped policy's film, its return and the environment's metadata."""
+    found = {shipped.name: shipped for shipped in read_manifest(OWN)}
+    if args.name not in found:
+        raise UsageError(
+            f"NAME must be one of {', '.join(found) or 'none'}, or the path of a model's .zip, got "
+            f"{args.name!r}"
+        )
     shipped = found[args.name]
     policy = load(whole_file(OWN, shipped), shipped.algorithm).policy
     env = open_env(shipped.env, {**shipped.env_kwargs, "render_mode": "rgb_array"})
-    frames: list[Image.Image] = []
-    steps = -1
-
-    def after() -> bool:
-        nonlocal steps
-        steps += 1
-        if steps % args.every == 0:
-            frames.append(_frame(env, args.width))
-        return bool(steps < args.steps)
-
+    film = _Film(env, args)
     try:
-        total = play_episode(policy, env, args.seed, after).total
+        total = play_episode(policy, env, args.seed, film.look).total
     finally:
         env.close()  # type: ignore[no-untyped-call]  # Gymnasium's
-    fps = env.metadata.get("render_fps", 50)
+    return film, total, env.metadata
+
+
+def _play_file(args: Arguments) -> tuple[_Film, float | None, Any]:
+    """The film of a model in a file, with the wrappers and statistics of its folder."""
+    args.env_kwargs = {**args.env_kwargs, "render_mode": "rgb_array"}
+    source = open_model(Path(args.name), args.algo, args.vec_normalize)
+    env = open_vec_env(args, source)
+    film = _Film(env, args)
+    total = None
+    try:
+        with contextlib.suppress(_FilmIsFull):
+            total, steps = watch(source.model.policy, env, args.seed, film.look_or_end)
+            film.steps = int(steps)
+    finally:
+        env.close()
+    return film, total, env.metadata
+
+
+def _write_film(args: Arguments, film: _Film, total: float | None, metadata: Any) -> str:
+    fps = (metadata or {}).get("render_fps", 50)
     delay = max(round(1000 * args.every / fps), _FASTEST)
-    write_atomically(str(args.out), lambda name: _write(name, frames, delay))
+    write_atomically(str(args.out), lambda name: _write(name, film.frames, delay))
     size = args.out.stat().st_size
-    return f"{args.out}: {len(frames)} frames, {size:,} bytes, return {total:.5g} in {steps} steps"
+    line = f"{args.out}: {len(film.frames)} frames, {size:,} bytes"
+    if total is None:
+        return f"{line}, {film.steps} steps of an episode that goes on"
+    return f"{line}, return {total:.5g} in {film.steps} steps"
 
 
-def _frame(env: gym.Env[Any, Any], width: int) -> Image.Image:
+def _frame(env: Any, width: int) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
