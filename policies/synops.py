@@ -55,11 +55,6 @@ def charged(spikes: Tensor, price: float) -> Tensor:
     """The spikes themselves, of any shape; backward adds price to the gradient of each."""
     if tracing():  # what is exported does not train
         return spikes
-    if torch.compiler.is_compiling():
-        raise RuntimeError(
-            "synops_penalty is added to gradients by a function of its own, which torch.compile "
-            "would leave out: train uncompiled, or with synops_penalty=0"
-        )
     out = _Charged.apply(spikes, price)  # type: ignore[no-untyped-call]  # torch's
     return cast(Tensor, out)
 

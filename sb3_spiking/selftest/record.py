@@ -126,6 +126,8 @@ def _frame(env: Any, width: int) -> Image.Image:
             f"the environment cannot draw here ({type(error).__name__}: {error}); MuJoCo draws "
             "without a display with MUJOCO_GL=egl, or MUJOCO_GL=osmesa where OSMesa is installed"
         ) from error
+    if pixels is None:
+        raise UsageError("the environment gives no pictures: it has no render_mode='rgb_array'")
     picture = Image.fromarray(np.asarray(pixels, np.uint8))
     return picture.resize((width, round(picture.height * width / picture.width)))
 

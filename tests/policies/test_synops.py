@@ -221,6 +221,17 @@ def test_charged_under_functorch_and_tracing() -> None:
     assert rows.tolist() == [[6.0, 6.0]] * 3
 
 
+@pytest.mark.filterwarnings("ignore")  # torch.compile's own, about autograd functions
+@pytest.mark.parametrize("kernel", ["torch", "auto"])
+def test_charged_when_compiled(kernel: Any) -> None:
+    actor, obs = make(kernel=kernel, normalize=False), observations()
+    compiled: Any = torch.compile(actor, backend="eager")
+    expected = torch.autograd.grad(loss_of(actor, obs), list(actor.parameters()))
+    found = torch.autograd.grad(loss_of(compiled, obs), list(actor.parameters()))
+    for own, other in zip(expected, found, strict=True):
+        torch.testing.assert_close(own, other)
+
+
 def test_refused() -> None:
     for bad, error in ((-1.0, ValueError), (float("inf"), ValueError), ("1", TypeError)):
         with pytest.raises(error, match="synops_penalty must be"):

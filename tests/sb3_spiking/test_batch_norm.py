@@ -209,6 +209,14 @@ def test_the_default_refuses_parameters_without_norms(tmp_path: Path) -> None:
     np.testing.assert_array_equal(loaded.predict(obs)[0], model.predict(obs)[0])
 
 
+def test_the_other_way_round_is_refused_too(tmp_path: Path) -> None:
+    model = make(policy_kwargs={"batch_norm": True})
+    model.save(tmp_path / "model")
+    kwargs = {"policy_kwargs": {**model.policy_kwargs, "batch_norm": False}}
+    with pytest.raises(RuntimeError, match=r"of a policy with batch norm.*batch_norm=True"):
+        TD3.load(tmp_path / "model", device="cpu", custom_objects=kwargs)
+
+
 def test_batch_norm_is_a_yes_or_no() -> None:
     with pytest.raises(TypeError, match="batch_norm must be True, False or None, got 1"):
         make(policy_kwargs={"batch_norm": 1})

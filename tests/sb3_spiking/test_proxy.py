@@ -11,6 +11,7 @@ from stable_baselines3 import DDPG, PPO, SAC, TD3
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 import sb3_spiking
+from sb3_spiking.mixin import in_mode
 from sb3_spiking.proxy import ProxyTarget
 
 SMALL = {"net_arch": [16, 16], "proxy_arch": [32]}
@@ -82,15 +83,22 @@ def test_gaussian_targets_come_from_the_proxy(algorithm: type[OffPolicyAlgorithm
     actor = policy.actor
     obs = torch.randn(5, 3)
     actor.set_training_mode(True)
-    with torch.no_grad():
-        mean, log_std, _ = actor.get_action_dist_params(obs)
     expected = policy.proxy(actor.latent_pi.normalizer(obs))
-    assert torch.equal(mean, expected[:, :1])
-    assert torch.equal(log_std, expected[:, 1:].clamp(-20, 2))
-    actor.set_training_mode(False)
+    torch.manual_seed(0)
     with torch.no_grad():
-        own, _, _ = actor.get_action_dist_params(obs)
-    assert not torch.equal(mean, own)
+        actions, _ = actor.action_log_prob(obs)
+        torch.manual_seed(0)
+        noise = torch.distributions.Normal(0.0, 1.0).sample((5, 1))
+    mean, log_std = expected[:, :1], expected[:, 1:].clamp(-20, 2)
+    torch.testing.assert_close(actions, torch.tanh(mean + log_std.exp() * noise))
+    # Asked for an action it answers by spikes, whatever mode `learn` has left it in.
+    with torch.no_grad():
+        own, _, _ = actor.get_action_dist_params(obs, deterministic=True)
+    assert not torch.allclose(mean, own)
+    action, _ = policy.predict(obs.numpy(), deterministic=True)
+    policy.set_training_mode(True)
+    with torch.no_grad():
+        torch.testing.assert_close(2.0 * actor(obs, deterministic=True), torch.as_tensor(action))
 
 
 def test_not_asked_when_acting() -> None:
@@ -167,6 +175,8 @@ def test_refused_with_gsde() -> None:
         ("proxy_steps", 0, ValueError),
         ("proxy_lr", 0.0, ValueError),
         ("proxy_arch", [0], ValueError),
+        ("proxy_arch", 512, TypeError),
+        ("proxy_arch", "512", TypeError),
     ],
 )
 def test_refused_values(option: str, value: Any, error: type[Exception]) -> None:
@@ -201,3 +211,53 @@ def test_snn_aware_algorithms(algorithm: Any, stock: Any, tmp_path: Path) -> Non
 def test_snn_aware_refuses_dense_names() -> None:
     with pytest.raises(ValueError, match="use 'SpikingPopPolicy', or TD3"):
         sb3_spiking.SpikingTD3("MlpPolicy", "Pendulum-v1")
+
+
+def test_snn_aware_refuses_what_is_not_spiking() -> None:
+    with pytest.raises(ValueError, match="got TD3Policy; use 'SpikingPopPolicy', or TD3"):
+        sb3_spiking.SpikingTD3(TD3.policy_aliases["MlpPolicy"], "Pendulum-v1")
+    with pytest.raises(TypeError, match="needs an environment"):
+        sb3_spiking.SpikingTD3()
+
+
+def test_a_plain_file_goes_on_plainly_and_says_so(tmp_path: Path) -> None:
+    TD3("SpikingPopPolicy", "Pendulum-v1", policy_kwargs={"net_arch": [16]}).save(tmp_path / "td3")
+    with pytest.warns(UserWarning, match="saved by TD3 without a proxy target"):
+        sb3_spiking.SpikingTD3.load(tmp_path / "td3")
+
+
+def test_proxies_of_other_sizes_are_told_apart() -> None:
+    built, other = model(), model(proxy_arch=[24])
+    built.learn(60)
+    with pytest.raises(RuntimeError, match=r"size mismatch for proxy\.network\.0\.weight"):
+        other.policy.load_state_dict(built.policy.state_dict())
+
+
+@pytest.mark.parametrize("algorithm", [TD3, SAC])
+def test_acting_switches_no_modes(algorithm: Any) -> None:
+    """What stays in training mode would make each `predict` walk through the policy."""
+    built = model(algorithm)
+    built.learn(60)
+    built.policy.set_training_mode(False)
+    assert in_mode(built.policy, False)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("load_on", ["cpu", "cuda"])
+def test_saved_on_a_gpu(load_on: str, tmp_path: Path) -> None:
+    built = TD3(
+        "SpikingPopPolicy", "Pendulum-v1", learning_starts=50, device="cuda",
+        policy_kwargs={**SMALL, "proxy_target": True},
+    )  # fmt: skip
+    built.learn(80)
+    built.save(tmp_path / "model")
+    loaded = TD3.load(tmp_path / "model", env=built.env, device=load_on)
+    loaded.learn(80, reset_num_timesteps=False)
+
+
+def test_the_optimizers_state_is_the_cpu_s() -> None:
+    """Fused Adam keeps its steps on the parameters' device, and files are read anywhere."""
+    proxy = ProxyTarget(1, 1, hidden=[2], steps=1)
+    proxy.follow(torch.ones(2, 1), torch.zeros(2, 1))
+    assert proxy.get_extra_state().device.type == "cpu"
+    assert proxy.get_extra_state()[0] == 1.0

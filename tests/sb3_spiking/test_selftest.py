@@ -175,6 +175,8 @@ def test_an_on_policy_model(tmp_path: Path) -> None:
         (["pack", "dense.zip", "--name", "A b", "--command", "c"], "a-z, 0-9 and _"),
         (["record", "tiny", "--out", "a.mp4"], "must end in .gif"),
         (["record", "nothing", "--out", "a.gif"], "NAME must be one of tiny"),
+        (["record", "nothing.zip", "--out", "a.gif"], "nothing.zip"),
+        (["record", "tiny", "--out", "a.gif", "--seed", "-1"], "must be an integer from 0"),
         (["record", "tiny", "--out", "nowhere/a.gif"], "there is no folder nowhere"),
     ],
 )
@@ -216,6 +218,8 @@ def test_a_missing_environment_is_skipped(
 class Drawn(gym.Wrapper[Any, Any, Any, Any]):
     """Draws without pygame."""
 
+    render_mode = "rgb_array"
+
     def render(self) -> Any:
         picture = np.zeros((40, 80, 3), np.uint8)
         picture[:, : 1 + int(10 * abs(self.unwrapped.state[0]))] = 200  # type: ignore[attr-defined]
@@ -242,6 +246,35 @@ def test_a_picture(
         assert 2 <= gif.n_frames <= 5  # the same twice is one
         assert gif.info["duration"] % 10 == 0
     assert [path.name for path in tmp_path.glob("*.gif")] == ["tiny.gif"]
+
+
+@pytest.mark.parametrize(("steps", "told"), [(20, "goes on"), (300, "in 200 steps")])
+def test_a_picture_of_a_file(
+    learned: TD3,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    steps: int,
+    told: str,
+) -> None:
+    learned.save(tmp_path / "model")
+    gym.register("Drawn-v0", lambda **_: Drawn(gym.make("Pendulum-v1")))
+    try:
+        out = str(tmp_path / "model.gif")
+        options = ["--env", "Drawn-v0", "--steps", str(steps), "--every", "10", "--width", "40"]
+        assert main(["record", str(tmp_path / "model.zip"), "--out", out, *options]) == 0
+    finally:
+        del gym.registry["Drawn-v0"]
+    said = capsys.readouterr().out
+    assert told in said
+    assert f"{min(steps, 199) // 10 + 1} frames" in said
+
+
+def test_a_lost_manifest_is_no_success(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (trained / FILE).unlink()
+    for arguments in ([], ["--list"], ["tiny"]):
+        assert main(arguments) == 2
+        assert "manifest.json; install the package again" in capsys.readouterr().err
 
 
 def test_an_environment_that_cannot_draw(

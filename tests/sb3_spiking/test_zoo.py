@@ -274,3 +274,11 @@ def test_unknown_commands_are_named(
     with pytest.raises(SystemExit):
         zoo.main()
     assert "enjoy" in capsys.readouterr().err
+
+
+def test_a_file_of_spiking_policies_has_no_dense_one(tmp_path: Path) -> None:
+    file = tmp_path / "td3.yml"
+    file.write_text("Pendulum-v1: {n_timesteps: 20, policy: SpikingPopPolicy}")
+    line = ["train", "--dense", "--algo", "td3", "--env", "Pendulum-v1", "-conf", str(file)]
+    with pytest.raises(AssertionError, match="it names 'SpikingPopPolicy'; choose another with"):
+        run_module("sb3_spiking.zoo", *line, "-f", str(tmp_path))

@@ -175,7 +175,9 @@ def test_what_cannot_be_played_here_is_skipped(
 
 
 def test_names(folder: Path) -> None:
-    check_names(["tiny"], [folder, folder / "nowhere"])
+    check_names(["tiny"], [folder])
+    with pytest.raises(ValueError, match=r"no file .*manifest.json; install the package again"):
+        check_names(["tiny"], [folder, folder / "nowhere"])
     with pytest.raises(ValueError, match="no shipped policy 'tinny'; there are: tiny"):
         check_names(["tinny"], [folder])
     lines: list[str] = []

@@ -24,6 +24,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 import sb3_spiking  # noqa: F401  # registers the policies
 from policies.distributed import gather_objects, process_group, rank
+from sb3_spiking.batch_norm import RecalibrationCallback
 from sb3_spiking.distributed import DistributedEvalCallback, distribute
 from sb3_spiking.distributed.checkpoints import Checkpoints
 from tests.sb3_spiking.distributed.cases import Walk
@@ -368,8 +369,15 @@ def alike(folder: Path) -> dict[str, Any]:
     return {"kl": model.logger.name_to_value.get("train/approx_kl", np.nan)}
 
 
+def recalibrated(folder: Path) -> dict[str, Any]:
+    """Statistics from both ranks' replay buffers."""
+    model = distribute(td3(policy_kwargs={**SMALL, "batch_norm": True}))
+    model.learn(80, callback=RecalibrationCallback(every=20, batches=3, batch_size=8))
+    return {"parameters": parameters(model)}
+
+
 FACTS = (
-    threshold, replaced, dictionaries, alike,
+    recalibrated, threshold, replaced, dictionaries, alike,
     learned, resumed, normalized, stopped, diverged, refused, split, evaluated, targets,
     checkpointed, precise,
 )  # fmt: skip

@@ -196,3 +196,10 @@ def test_bf16_trains_float32_parameters(facts: dict[str, Facts]) -> None:
     assert same_parameters(first)
     assert same_parameters(second)
     assert not same_parameters([first[0], second[0]])
+
+
+def test_recalibrated_statistics_are_alike(facts: dict[str, Facts]) -> None:
+    """From batches of both ranks' buffers; `learn` itself checks that ranks hold the same."""
+    first = facts["recalibrated"][0]["parameters"]
+    assert any("moving_mean" in name for name in first)
+    assert same_parameters(facts["recalibrated"])
