@@ -95,7 +95,7 @@ def trained(steps: int) -> tuple[PopulationActor, Tensor]:
     """An actor trained by TD3 on HalfCheetah-v4, and 2,560 observations of its last steps."""
     model = TD3(
         sb3_spiking.SpikingPopPolicy, "HalfCheetah-v4", learning_starts=1_000, seed=0,
-        policy_kwargs={"batch_norm": False},
+        policy_kwargs={"recipe": "popsan"},
     )  # fmt: skip
     model.learn(steps)
     buffer: Any = model.replay_buffer

@@ -36,7 +36,7 @@ ENVS = ("HalfCheetah-v4", "Hopper-v4", "Walker2d-v4", "Ant-v4")
 def _options(**options: Any) -> tuple[str, ...]:
     """PopSAN's policy with some options, whatever the file says."""
     values = {
-        "net_arch": [256, 256], "matmul_backward": "bf16", "batch_norm": False, **options
+        "net_arch": [256, 256], "matmul_backward": "bf16", "recipe": "popsan", **options
     }  # fmt: skip
     return ("-params", f"policy_kwargs:dict({','.join(f'{k}={v!r}' for k, v in values.items())})")
 

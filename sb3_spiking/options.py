@@ -1,4 +1,4 @@
-"""The spiking keywords of policy_kwargs: flat plain values, with PopSAN's defaults."""
+"""The spiking keywords of policy_kwargs: flat plain values; the defaults are PopSAN's."""
 
 import difflib
 import inspect
@@ -37,6 +37,33 @@ WRITTEN_BY = {
     "use_sde": "SAC, TQC and CrossQ write it",
     "n_critics": "DDPG writes it, and others take it,",
 }
+
+
+# Sets of defaults, by the keyword `recipe`; keywords that are given go before a recipe's.
+RECIPES: dict[str, dict[str, Any]] = {
+    # Tang et al. 2020: the defaults below.
+    "popsan": {},
+    # Neurons without leak whose spikes count their input, and a readout that sums them: a smoother
+    # function of the observation, which takes the dense policy's learning rate.
+    "counting": {
+        "neuron": "lif",
+        "v_decay": 1.0,
+        "reset_mode": "soft",
+        "encoder_v_init": 0.5,
+        "decoder": "membrane",
+        "actor_lr_scale": 1.0,
+    },
+}
+
+
+def _from_recipe(given: dict[str, Any]) -> dict[str, Any]:
+    """The given options and those of their recipe."""
+    recipe = given.pop("recipe", "popsan")
+    check_choice("recipe", recipe, tuple(RECIPES))
+    chosen = dict(RECIPES[recipe])
+    if given.get("encoder") == "analog":  # which has no membrane
+        chosen.pop("encoder_v_init", None)
+    return {**chosen, **given}
 
 
 def _plain(value: Any) -> Any:
@@ -88,9 +115,8 @@ class SpikingOptions:
     # in front of the encoder: True, a running z-score; "bounds", the observation space's bounds
     # and a running z-score where it has none; False, nothing
     normalize_obs: bool | Literal["bounds"] = True
-    # batch normalization in the actor (TD3, DDPG, SAC, TQC), see sb3_spiking.batch_norm; None: the
-    # algorithm's own, which is True for TD3 and DDPG without intra_layer, else False
-    batch_norm: bool | None = None
+    # batch normalization in the actor (TD3, DDPG, SAC, TQC), see sb3_spiking.batch_norm
+    batch_norm: bool = False
     # the actor's learning rate relative to the algorithm's, > 0
     actor_lr_scale: float = 0.3
     # TD3, DDPG, SAC, TQC: a dense network that learns to copy the actor stands in as its target
@@ -137,9 +163,7 @@ class SpikingOptions:
         check_range("proxy_lr", self.proxy_lr, 0.0, open_low=True)
         check_count("value_pop_size", self.value_pop_size)
         check_range("value_gain", self.value_gain, 0.0, open_low=True)
-        if self.batch_norm is not None and not isinstance(self.batch_norm, bool):
-            raise TypeError(f"batch_norm must be True, False or None, got {self.batch_norm!r}")
-        for name in ("spiking_critic", "proxy_target"):
+        for name in ("batch_norm", "spiking_critic", "proxy_target"):
             value = getattr(self, name)
             if not isinstance(value, bool):
                 raise TypeError(f"{name} must be True or False, got {value!r}")
@@ -161,7 +185,7 @@ class SpikingOptions:
             TypeError: if a keyword belongs to neither; the message names the closest ones.
         """
         theirs = set(inspect.signature(dense).parameters)
-        own = {field.name for field in fields(cls)} - theirs
+        own = cls.names() - theirs
         known = own | theirs
         for name in kwargs:
             if name in known:
@@ -177,8 +201,14 @@ class SpikingOptions:
             raise TypeError(
                 f"unknown keyword {name!r} in policy_kwargs; did you mean one of {close}?"
             )
-        options = cls(**{name: _plain(value) for name, value in kwargs.items() if name in own})
+        given = {name: _plain(value) for name, value in kwargs.items() if name in own}
+        options = cls(**_from_recipe(given))
         return options, {name: value for name, value in kwargs.items() if name not in own}
+
+    @classmethod
+    def names(cls) -> set[str]:
+        """The keywords of policy_kwargs that are spiking ones."""
+        return {field.name for field in fields(cls)} | {"recipe"}
 
     def as_kwargs(self) -> dict[str, Any]:
         """The options as the flat keywords they came from."""
@@ -220,7 +250,7 @@ class SpikingOptions:
             normalize=self.normalize_obs is not False,
             defer_normalizer=defer_normalizer,
             squash=squash,
-            batch_norm=bool(self.batch_norm),
+            batch_norm=self.batch_norm,
             matmul=self.matmul,
             matmul_backward=self.matmul_backward,
             kernel=self.kernel,

@@ -216,7 +216,7 @@ def _policy_kwargs(weights: dict[str, Tensor]) -> dict[str, Any]:
         "net_arch": {"pi": hidden, "qf": [256, 256]},
         "encoder_pop_size": weights["encoder.mean"].shape[1],
         "decoder_pop_size": weights["decoder.weight"].shape[1],
-        "batch_norm": False,
+        "recipe": "popsan",
     }
 
 
@@ -224,7 +224,7 @@ def _free_kwargs(kwargs: dict[str, Any] | None) -> dict[str, Any]:
     # encoder_range is where PopSAN clips; the file's own fields replace those of encoder_std.
     fixed = {
         "net_arch", "encoder_pop_size", "decoder_pop_size", "normalize_obs", "encoder_range",
-        "encoder_std", "encoder_v_init", "intra_layer", "batch_norm",
+        "encoder_std", "encoder_v_init", "intra_layer", "batch_norm", "recipe",
     }  # fmt: skip
     clash = sorted(fixed & set(kwargs or {}))
     if clash:

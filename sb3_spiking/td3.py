@@ -1,7 +1,7 @@
 """Spiking policies for TD3 and DDPG: a spiking actor beside SB3's own critics."""
 
-from dataclasses import replace
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from stable_baselines3.common.policies import ContinuousCritic
 from stable_baselines3.common.preprocessing import get_action_dim
@@ -14,7 +14,6 @@ from sb3_spiking.actors import SpikingActor
 from sb3_spiking.critics import make_continuous_critic
 from sb3_spiking.event_driven import Decision
 from sb3_spiking.mixin import DictInput, ImageInput, SpikingPolicyMixin
-from sb3_spiking.options import SpikingOptions
 
 
 class SpikingTD3Policy(SpikingPolicyMixin, TD3Policy):
@@ -22,18 +21,14 @@ class SpikingTD3Policy(SpikingPolicyMixin, TD3Policy):
 
     Takes every keyword of TD3Policy with its meaning, and those of SpikingOptions. `net_arch` (or
     its "pi" part) gives the hidden spiking layers; `activation_fn` applies to the critics only. The
-    actor's learning rate is `actor_lr_scale` times the algorithm's. The actor has batch
-    normalization unless `batch_norm=False` or `intra_layer=True`.
+    actor's learning rate is `actor_lr_scale` times the algorithm's. `recipe` is "counting" by
+    default: see RECIPES in sb3_spiking.options.
 
-    Source: Tang et al. 2020 (PopSAN-TD3); Xu et al. 2026 (CaRe-BN).
+    Source: Tang et al. 2020 (PopSAN-TD3), which is `recipe="popsan"`.
     """
 
+    default_options: ClassVar[Mapping[str, Any]] = {"recipe": "counting"}
     takes_proxy = True
-
-    def _adapt_options(self, options: SpikingOptions) -> SpikingOptions:
-        if options.batch_norm is None:
-            return replace(options, batch_norm=not options.intra_layer)
-        return options
 
     def _build(self, lr_schedule: Schedule) -> None:
         super()._build(lr_schedule)

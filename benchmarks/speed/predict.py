@@ -36,7 +36,7 @@ def spiking_model(choice: Choice, weights: Path) -> TD3:
         "SpikingPopPolicy",
         RandomControl(),
         buffer_size=1,
-        policy_kwargs={"net_arch": [256, 256], "batch_norm": False, **kwargs},
+        policy_kwargs={"net_arch": [256, 256], "recipe": "popsan", **kwargs},
         seed=0,
         device="cpu",
     )

@@ -33,7 +33,10 @@ def trained(
     kwargs: dict[str, object] = {} if arch is None else {"net_arch": arch}
     if choice is not None:
         # PopSAN's actor, as the loop's; what batch normalization adds is a row of its own.
-        kwargs |= choice.kwargs(sb3_spiking.options.SpikingOptions) | {"batch_norm": batch_norm}
+        kwargs |= choice.kwargs(sb3_spiking.options.SpikingOptions) | {
+            "recipe": "popsan",
+            "batch_norm": batch_norm,
+        }
     model = TD3(
         policy,
         RandomControl(),

@@ -1,6 +1,6 @@
 """Models from files, and the untrained dense twin of a spiking one."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -189,7 +189,7 @@ def untrained_twin(spiking: Loaded) -> Loaded:
     policy_kwargs = spiking.policy_kwargs
     # Policies for images and dictionaries differ from these by their extractor only.
     name = "MlpLstmPolicy" if spiking.network.is_recurrent else "MlpPolicy"
-    own = {field.name for field in fields(SpikingOptions)}
+    own = SpikingOptions.names()
     kwargs = {key: value for key, value in policy_kwargs.items() if key not in own}
     rate = []
     if spiking.algorithm != "ARS":  # which has no schedule, and no extractor to choose

@@ -179,16 +179,14 @@ def test_monitor_and_doctor() -> None:
 @pytest.mark.parametrize(
     ("algo", "kwargs", "expected"),
     [
-        (TD3, {}, True),
-        (DDPG, {}, True),
-        (TD3, {"batch_norm": None}, True),
-        (TD3, {"batch_norm": False}, False),
-        (TD3, {"intra_layer": True}, False),
-        (SAC, {}, False),
+        (TD3, {}, False),
+        (TD3, {"batch_norm": True}, True),
+        (DDPG, {"batch_norm": True}, True),
+        (SAC, {"batch_norm": True}, True),
         (PPO, {}, False),
     ],
 )
-def test_the_default_is_the_algorithm_s(algo: Any, kwargs: dict[str, Any], expected: bool) -> None:
+def test_where_it_is(algo: Any, kwargs: dict[str, Any], expected: bool) -> None:
     small = {"n_steps": 8, "batch_size": 8} if algo is PPO else {}
     model = algo("SpikingPopPolicy", "Pendulum-v1", policy_kwargs={**SMALL, **kwargs}, **small)
     assert (normed_body(model.policy) is not None) is expected
@@ -197,14 +195,13 @@ def test_the_default_is_the_algorithm_s(algo: Any, kwargs: dict[str, Any], expec
     assert (normed_body(rebuilt) is not None) is expected
 
 
-def test_the_default_refuses_parameters_without_norms(tmp_path: Path) -> None:
+def test_parameters_without_norms_are_refused(tmp_path: Path) -> None:
     model = make(policy_kwargs={"batch_norm": False})
-    del model.policy_kwargs["batch_norm"]  # as files of before the default have it
     model.save(tmp_path / "model")
+    kwargs = {"policy_kwargs": {**model.policy_kwargs, "batch_norm": True}}
     with pytest.raises(RuntimeError, match=r"without batch normalization.*batch_norm=False"):
-        TD3.load(tmp_path / "model", device="cpu")
-    kwargs = {"policy_kwargs": {**model.policy_kwargs, "batch_norm": False}}
-    loaded = TD3.load(tmp_path / "model", device="cpu", custom_objects=kwargs)
+        TD3.load(tmp_path / "model", device="cpu", custom_objects=kwargs)
+    loaded = TD3.load(tmp_path / "model", device="cpu")
     obs = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
     np.testing.assert_array_equal(loaded.predict(obs)[0], model.predict(obs)[0])
 
@@ -218,7 +215,7 @@ def test_the_other_way_round_is_refused_too(tmp_path: Path) -> None:
 
 
 def test_batch_norm_is_a_yes_or_no() -> None:
-    with pytest.raises(TypeError, match="batch_norm must be True, False or None, got 1"):
+    with pytest.raises(TypeError, match="batch_norm must be True or False, got 1"):
         make(policy_kwargs={"batch_norm": 1})
 
 
@@ -226,3 +223,5 @@ def test_published_weights_have_no_norms(tmp_path: Path) -> None:
     path = save(tmp_path / "popsan.npz", small_checkpoint())
     with pytest.raises(ValueError, match="'batch_norm'"):
         load_popsan(path, "Pendulum-v1", policy_kwargs={"batch_norm": True})
+    with pytest.raises(ValueError, match="'recipe'"):
+        load_popsan(path, "Pendulum-v1", policy_kwargs={"recipe": "counting"})

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from stable_baselines3 import DDPG, TD3
+from stable_baselines3 import DDPG, SAC, TD3
 from stable_baselines3.common.buffers import DictReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
@@ -347,8 +347,29 @@ def test_every_option_reaches_the_network() -> None:
         synops_penalty=0.2,
     )
     lif = network(make(policy_kwargs={"neuron": "lif", "v_decay": 0.6})).config.neuron
-    assert lif == LIFConfig(v_decay=0.6)
+    assert lif == LIFConfig(v_decay=0.6, reset_mode="soft")
     assert not isinstance(lif, CurrentLIFConfig)
+
+
+def test_recipes() -> None:
+    """TD3's and DDPG's own is "counting"; what is given goes before it."""
+    small = {"net_arch": [8]}
+    for algo in (TD3, DDPG):
+        model = make(algo=algo, policy_kwargs=small)
+        config = network(model).config
+        assert config.neuron == LIFConfig(v_decay=1.0, reset_mode="soft")
+        assert (config.encoder.v_init, config.decoder.kind) == (0.5, "membrane")
+        assert model.policy.options.actor_lr_scale == 1.0
+    popsan = make(policy_kwargs={**small, "recipe": "popsan"})
+    assert network(popsan).config == PopulationActorConfig(hidden_sizes=(8,))
+    assert popsan.policy.options.actor_lr_scale == 0.3
+    mixed = network(make(policy_kwargs={**small, "decoder": "rate", "encoder": "analog"})).config
+    assert (mixed.decoder.kind, mixed.encoder.v_init, mixed.neuron.v_decay) == ("rate", 0.0, 1.0)
+    sac = SAC("SpikingPopPolicy", "Pendulum-v1", policy_kwargs={**small, "recipe": "counting"})
+    assert sac.policy.options.neuron == "lif"
+    assert sac.actor.options.decoder == "membrane"
+    with pytest.raises(ValueError, match=r"recipe must be one of .*popsan.*counting.*got 'none'"):
+        make(policy_kwargs={"recipe": "none"})
 
 
 def test_numpy_scalars_are_taken_as_numbers(tmp_path: Path) -> None:
