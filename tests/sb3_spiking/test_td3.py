@@ -25,6 +25,7 @@ from policies.config import (
     LIFConfig,
     PopulationActorConfig,
 )
+from sb3_spiking.options import SpikingOptions
 from sb3_spiking.td3 import SpikingTD3CnnPolicy, SpikingTD3MultiInputPolicy, SpikingTD3Policy
 from tests.common import run_python
 from tests.sb3_spiking.envs import ACTION, ACTIONS, BOX, DICT, IMAGE, OBSERVATIONS, TinyEnv
@@ -351,6 +352,12 @@ def test_every_option_reaches_the_network() -> None:
     assert not isinstance(lif, CurrentLIFConfig)
 
 
+def options(model: Any) -> SpikingOptions:
+    found = model.policy.options
+    assert isinstance(found, SpikingOptions)
+    return found
+
+
 def test_recipes() -> None:
     """TD3's and DDPG's own is "counting"; what is given goes before it."""
     small = {"net_arch": [8]}
@@ -359,15 +366,16 @@ def test_recipes() -> None:
         config = network(model).config
         assert config.neuron == LIFConfig(v_decay=1.0, reset_mode="soft")
         assert (config.encoder.v_init, config.decoder.kind) == (0.5, "membrane")
-        assert model.policy.options.actor_lr_scale == 1.0
+        assert options(model).actor_lr_scale == 1.0
     popsan = make(policy_kwargs={**small, "recipe": "popsan"})
-    assert network(popsan).config == PopulationActorConfig(hidden_sizes=(8,))
-    assert popsan.policy.options.actor_lr_scale == 0.3
+    config = network(popsan).config
+    assert config.neuron == CurrentLIFConfig()
+    assert (config.encoder.v_init, config.decoder.kind) == (0.0, "rate")
+    assert options(popsan).actor_lr_scale == 0.3
     mixed = network(make(policy_kwargs={**small, "decoder": "rate", "encoder": "analog"})).config
     assert (mixed.decoder.kind, mixed.encoder.v_init, mixed.neuron.v_decay) == ("rate", 0.0, 1.0)
     sac = SAC("SpikingPopPolicy", "Pendulum-v1", policy_kwargs={**small, "recipe": "counting"})
-    assert sac.policy.options.neuron == "lif"
-    assert sac.actor.options.decoder == "membrane"
+    assert (options(sac).neuron, options(sac).decoder) == ("lif", "membrane")
     with pytest.raises(ValueError, match=r"recipe must be one of .*popsan.*counting.*got 'none'"):
         make(policy_kwargs={"recipe": "none"})
 
