@@ -1,8 +1,14 @@
-"""A dataset of medium-replay kind: what one training run did at several of its stages.
+r"""A dataset of medium-replay kind: what one training run did at several of its stages.
 
-    python -m benchmarks.offline_replay_data --algo td3 --env Hopper-v4 \
-        --checkpoints steps_25000/model.zip steps_50000/model.zip ... --steps 200000 \
+    python -m benchmarks.online_learning --kinds spiking --envs Hopper-v4 --seeds 0
+    mkdir -p runs/offline
+    python -m benchmarks.offline_replay_data --algo td3 --env Hopper-v4 --steps 200000 \
+        --checkpoints runs/online/spiking/Hopper-v4_seed0/stages --until 150000 \
         --out runs/offline/hopper_medium_replay.npz
+
+`--until` is the step where the run is medium: where its evaluations first reach about a third of an
+expert's return, some 1,100 on Hopper. The same stages one by one are `--checkpoints
+runs/online/spiking/Hopper-v4_seed0/stages/steps_25000.zip ...` up to `steps_150000.zip`.
 
 Each checkpoint acts for the same number of steps, with the exploration noise of its training, so
 evenly spaced checkpoints up to a medium one stand for that run's replay buffer. D4RL's is the
@@ -13,6 +19,7 @@ acted) and description, JSON text: name, steps, episodes and mean return of each
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +29,7 @@ from numpy.typing import NDArray
 from stable_baselines3 import DDPG, SAC, TD3
 
 import sb3_spiking  # noqa: F401  # its policies' names
+from benchmarks import stages
 from d3rlpy_spiking.datasets import collect_from_sb3
 from policies.files import write_atomically
 
@@ -103,26 +111,58 @@ def collect(
 _ARRAYS = ("observations", "actions", "rewards", "terminals", "timeouts", "checkpoint")
 
 
-def main() -> None:
+def models_at(paths: Sequence[Path], until: int | None) -> list[Path]:
+    """Files of models, with folders of stages opened.
+
+    Args:
+        paths: models, or folders of stages.
+        until: steps of the last stage of each folder; None: all.
+
+    Raises:
+        ValueError: if a path is neither, or `until` has no folder to speak of.
+    """
+    if until is not None and not any(path.is_dir() for path in paths):
+        raise ValueError("--until needs a folder of stages among --checkpoints, which name files")
+    models: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            models += stages.found(path, until)
+        elif path.is_file():
+            models.append(path)
+        else:
+            raise ValueError(
+                f"--checkpoints must be models or a folder of stages, and {path} is not there; "
+                "benchmarks.online_learning leaves stages in KIND/ENV_seedSEED/stages"
+            )
+    return models
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
     """Write a dataset and say what is in it."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add: Any = parser.add_argument
-    add("--checkpoints", nargs="+", required=True, metavar="MODEL.zip")
+    help_text = "models, or a folder of stages"
+    add("--checkpoints", nargs="+", required=True, type=Path, metavar="PATH", help=help_text)
+    add("--until", type=int, metavar="STEPS", help="last stage of a folder that is taken")
     add("--algo", choices=sorted(ALGORITHMS), default="td3")
     add("--env", default="Hopper-v4")
     add("--steps", type=int, default=200_000)
     add("--noise", type=float, default=0.1, help="sd of the noise on actions in [-1, 1]")
     add("--seed", type=int, default=0)
     add("--out", type=Path, required=True)
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     if not args.out.parent.is_dir():
         parser.error(f"there is no folder {args.out.parent} for --out")
+    try:
+        paths = models_at(args.checkpoints, args.until)
+    except ValueError as error:
+        parser.error(str(error))
     small = {"buffer_size": 1}  # the agents only act
     models = {
-        name: ALGORITHMS[args.algo].load(name, device="cpu", custom_objects=small)
-        for name in args.checkpoints
+        str(path): ALGORITHMS[args.algo].load(path, device="cpu", custom_objects=small)
+        for path in paths
     }
     arrays, about = collect(models, args.env, args.steps, args.noise, args.seed)
     text = json.dumps(

@@ -5,7 +5,8 @@
 Each run is a process of its own, `python -m sb3_spiking.zoo train --resume ...`; it writes
 checkpoints with its replay buffer, and starting the command again goes on where it was stopped.
 Several may run at once: a run that another process works on is left to it. `--list` shows what is
-done. Runs are evaluated every 10,000 steps by ten deterministic episodes.
+done. Runs are evaluated every 10,000 steps by ten deterministic episodes. The model of each
+checkpoint is kept in KIND/ENV_seedSEED/stages.
 
     python -m benchmarks.online_learning --plain --envs HalfCheetah-v4 --steps 100000
 
@@ -22,12 +23,14 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from benchmarks import stages
 
 EVAL_FREQ, EPISODES, SAVE_FREQ = 10_000, 10, 25_000
 ENVS = ("HalfCheetah-v4", "Hopper-v4", "Walker2d-v4", "Ant-v4")
@@ -148,6 +151,7 @@ def train(run: Run, args: argparse.Namespace, deadline: float) -> None:
             )
             try:
                 while process.poll() is None and time.time() < deadline:
+                    stages.keep(folder)
                     done = run.steps(out) >= args.steps
                     if args.horizon > args.steps and done and has_checkpoint(folder, args.steps):
                         break
@@ -155,6 +159,7 @@ def train(run: Run, args: argparse.Namespace, deadline: float) -> None:
             finally:
                 process.terminate()
                 code = process.wait()
+                stages.keep(folder)
         print(f"{run}: {run.steps(out):,} steps, exit {code}", flush=True)
 
 
@@ -182,8 +187,8 @@ def runs(args: argparse.Namespace) -> list[Run]:
     return [Run(env, kind, seed) for seed in args.seeds for env in args.envs for kind in args.kinds]
 
 
-def main() -> None:
-    """Train what is asked for."""
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add: Any = parser.add_argument
     add("--envs", nargs="+", default=list(ENVS))
@@ -197,9 +202,14 @@ def main() -> None:
     add("--plain", action="store_true", help="Stable-Baselines3's own settings")
     add("--out", default="runs/online")
     add("--list", action="store_true")
-    if parser.parse_args().plain:
+    if parser.parse_args(arguments).plain:
         parser.set_defaults(config=PLAIN, out="runs/plain")
-    args = parser.parse_args()
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train what is asked for."""
+    args = parse(arguments)
     if args.list:
         for run in runs(args):
             print(f"{run.env} {run.kind} {run.seed}: {run.steps(Path(args.out)):,}")

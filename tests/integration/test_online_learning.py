@@ -1,0 +1,116 @@
+"""The list of online runs: what it keeps of each, and its exit code."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from stable_baselines3 import TD3
+
+from benchmarks import offline_replay_data, online_learning, stages
+from d3rlpy_spiking.datasets import load_npz
+
+# What stands in for RL Zoo: checkpoints, of which the newest two stay, a little apart.
+CHECKPOINTS = """
+import pathlib, shutil, sys, time
+folder = pathlib.Path(sys.argv[1], "td3", "Pendulum-v1_1", "checkpoints")
+for steps in (100, 200, 300, 400):
+    part = folder / f".steps_{steps}.part"
+    part.mkdir(parents=True)
+    (part / "model.zip").write_text(str(steps))
+    (part / "rank_0.pkl").write_text("a replay buffer")
+    part.rename(folder / f"steps_{steps}")
+    shutil.rmtree(folder / f"steps_{steps - 200}", ignore_errors=True)
+    time.sleep(0.5 if steps < 400 else 0.0)
+"""
+
+
+def stand_in(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
+    def command(self: online_learning.Run, args: object) -> list[str]:
+        return ["-c", code, str(self.folder(Path(vars(args)["out"])))]
+
+    monkeypatch.setattr(online_learning.Run, "command", command)
+    monkeypatch.setattr(online_learning, "POLL", 0.05)
+
+
+def words(out: Path, *more: str) -> list[str]:
+    given = ["--envs", "Pendulum-v1", "--kinds", "dense", "--seeds", "0", "--out", str(out)]
+    return [*given, *more]
+
+
+def checkpoint(folder: Path, steps: int, content: str, run: int = 1) -> Path:
+    path = folder / "td3" / f"Pendulum-v1_{run}" / "checkpoints" / f"steps_{steps}" / "model.zip"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content)
+    return path
+
+
+def test_a_run_leaves_the_model_of_each_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in(monkeypatch, CHECKPOINTS)
+    online_learning.main(words(tmp_path))
+    folder = tmp_path / "dense" / "Pendulum-v1_seed0"
+    # The last one is written just before the end.
+    kept = {path.name: path.read_text() for path in (folder / "stages").iterdir()}
+    assert kept == {f"steps_{steps}.zip": str(steps) for steps in (100, 200, 300, 400)}
+    left = folder / "td3" / "Pendulum-v1_1" / "checkpoints"
+    assert sorted(path.name for path in left.iterdir()) == ["steps_300", "steps_400"]
+
+
+def test_a_stage_is_copied_once_unless_its_checkpoint_is_written_again(tmp_path: Path) -> None:
+    stages.keep(tmp_path)  # nothing yet
+    assert not list(tmp_path.iterdir())
+    model = checkpoint(tmp_path, 100, "first")
+    stages.keep(tmp_path)
+    stage = tmp_path / "stages" / "steps_100.zip"
+    before = stage.stat()
+    stages.keep(tmp_path)
+    assert stage.stat().st_ino == before.st_ino
+    # A run that began anew, beside the folder of before.
+    later = before.st_mtime + 10.0
+    os.utime(checkpoint(tmp_path, 100, "second", run=2), (later, later))
+    stages.keep(tmp_path)
+    assert stage.read_text() == "second"
+    assert model.read_text() == "first"
+    # What a process that was killed had begun is none.
+    (model.parents[1] / ".steps_200.part").mkdir()
+    (model.parents[1] / ".steps_200.part" / "model.zip").write_text("part")
+    stages.keep(tmp_path)
+    assert [path.name for path in stage.parent.iterdir()] == ["steps_100.zip"]
+
+
+def test_stages_up_to_a_step(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"must hold models steps_N\.zip"):
+        stages.found(tmp_path)
+    for steps in (1_000, 200, 30):
+        (tmp_path / f"steps_{steps}.zip").touch()
+    (tmp_path / ".steps_5.zip.x.zip").touch()  # a copy that was cut short
+    assert [path.name for path in stages.found(tmp_path)] == [
+        "steps_30.zip", "steps_200.zip", "steps_1000.zip",
+    ]  # fmt: skip
+    assert [path.name for path in stages.found(tmp_path, 200)] == ["steps_30.zip", "steps_200.zip"]
+    with pytest.raises(ValueError, match=r"--until must be at least 30, .* got 29"):
+        stages.found(tmp_path, 29)
+
+
+def test_replay_data_of_a_run_s_stages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed, steps in enumerate((100, 200, 300)):
+        path = checkpoint(tmp_path, steps, "")
+        TD3("MlpPolicy", "Pendulum-v1", seed=seed, buffer_size=1).save(path)
+    stages.keep(tmp_path)
+    out, folder = tmp_path / "replay.npz", str(tmp_path / "stages")
+    given = ["--env", "Pendulum-v1", "--steps", "420", "--out", str(out), "--checkpoints"]
+    offline_replay_data.main([*given, folder, "--until", "200"])
+    assert sum(len(episode) for episode in load_npz(out).episodes) == 420
+    with np.load(out) as arrays:
+        np.testing.assert_array_equal(np.bincount(arrays["checkpoint"]), [210, 210])
+    assert f"{folder}/steps_200.zip | 210 |" in capsys.readouterr().out
+    for wrong, message in (
+        ([folder, "--until", "99"], "--until must be at least 100"),
+        ([f"{folder}/steps_100.zip", "--until", "99"], "--until needs a folder"),
+        ([f"{folder}/steps_101.zip"], "steps_101.zip is not there"),
+    ):
+        with pytest.raises(SystemExit):
+            offline_replay_data.main([*given, *wrong])
+        assert message in capsys.readouterr().err
