@@ -135,13 +135,17 @@ def note(folder: Path, line: list[str], steps: int) -> None:
         file.write(json.dumps(entry) + "\n")
 
 
-def train(run: Run, args: argparse.Namespace, deadline: float) -> None:
-    """Start or go on with a run until its steps are done or the time is over."""
+def train(run: Run, args: argparse.Namespace, deadline: float) -> bool:
+    """Start or go on with a run until its steps are done or the time is over.
+
+    Returns:
+        False if it failed; what was stopped has not.
+    """
     out = Path(args.out)
     folder = run.folder(out)
     with claimed(folder) as free:
         if not free or run.steps(out) >= args.steps:
-            return
+            return True
         print(f"{run}: from {run.steps(out):,} steps", flush=True)
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         note(folder, run.command(args), run.steps(out))
@@ -149,37 +153,49 @@ def train(run: Run, args: argparse.Namespace, deadline: float) -> None:
             process = subprocess.Popen(
                 [sys.executable, *run.command(args)], stdout=log, stderr=log, env=environment
             )
+            stopped = False
             try:
-                while process.poll() is None and time.time() < deadline:
-                    stages.keep(folder)
-                    done = run.steps(out) >= args.steps
-                    if args.horizon > args.steps and done and has_checkpoint(folder, args.steps):
-                        break
+                while process.poll() is None and not stopped:
                     time.sleep(POLL)
+                    stages.keep(folder)
+                    over = time.time() >= deadline or _enough(run, args)
+                    stopped = over and process.poll() is None
             finally:
                 process.terminate()
                 code = process.wait()
                 stages.keep(folder)
         print(f"{run}: {run.steps(out):,} steps, exit {code}", flush=True)
+    if stopped or code == 0:
+        return True
+    print(f"{run}: failed, see {folder / 'output.txt'}", file=sys.stderr)
+    return False
 
 
-def workers(args: argparse.Namespace) -> None:
-    """Walk through the list, `--jobs` runs at a time."""
+def _enough(run: Run, args: argparse.Namespace) -> bool:
+    """Whether a run that could be continued has its steps, and a checkpoint to go on from."""
+    out = Path(args.out)
+    done = args.horizon > args.steps and run.steps(out) >= args.steps
+    return done and has_checkpoint(run.folder(out), args.steps)
+
+
+def workers(args: argparse.Namespace) -> bool:
+    """Walk through the list, `--jobs` runs at a time; False if one failed."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that trainings end, too
     if args.jobs > 1:
         line = [sys.executable, "-m", "benchmarks.online_learning", *sys.argv[1:], "--jobs", "1"]
         processes = [subprocess.Popen(line) for _ in range(args.jobs)]
         try:
-            for process in processes:
-                process.wait()
+            codes = [process.wait() for process in processes]
         finally:
             for process in processes:
                 process.terminate()
-        return
+        return not any(codes)
     deadline = time.time() + 60 * args.minutes
+    sound = True
     for run in runs(args):
         if time.time() < deadline:
-            train(run, args, deadline)
+            sound &= train(run, args, deadline)
+    return sound
 
 
 def runs(args: argparse.Namespace) -> list[Run]:
@@ -207,15 +223,15 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Train what is asked for."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Train what is asked for; 1 if a training failed."""
     args = parse(arguments)
     if args.list:
         for run in runs(args):
             print(f"{run.env} {run.kind} {run.seed}: {run.steps(Path(args.out)):,}")
-        return
-    workers(args)
+        return 0
+    return 0 if workers(args) else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

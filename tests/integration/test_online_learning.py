@@ -1,6 +1,10 @@
 """The list of online runs: what it keeps of each, and its exit code."""
 
 import os
+import shutil
+import signal
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +37,14 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
     monkeypatch.setattr(online_learning, "POLL", 0.05)
 
 
+@pytest.fixture(autouse=True)
+def signals() -> Iterator[None]:
+    """The list ends its trainings when it is terminated; the tests do not."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
 def words(out: Path, *more: str) -> list[str]:
     given = ["--envs", "Pendulum-v1", "--kinds", "dense", "--seeds", "0", "--out", str(out)]
     return [*given, *more]
@@ -49,13 +61,58 @@ def test_a_run_leaves_the_model_of_each_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stand_in(monkeypatch, CHECKPOINTS)
-    online_learning.main(words(tmp_path))
+    assert online_learning.main(words(tmp_path)) == 0
     folder = tmp_path / "dense" / "Pendulum-v1_seed0"
     # The last one is written just before the end.
     kept = {path.name: path.read_text() for path in (folder / "stages").iterdir()}
     assert kept == {f"steps_{steps}.zip": str(steps) for steps in (100, 200, 300, 400)}
     left = folder / "td3" / "Pendulum-v1_1" / "checkpoints"
     assert sorted(path.name for path in left.iterdir()) == ["steps_300", "steps_400"]
+
+
+@pytest.mark.parametrize(
+    ("code", "minutes", "expected"),
+    [
+        ("pass", "1", 0),
+        ("raise SystemExit(3)", "1", 1),
+        ("import time; time.sleep(100)", "0.001", 0),  # stopped, not failed
+        ("raise SystemExit(3)", "0", 0),  # not even begun
+    ],
+)
+def test_the_exit_code_says_whether_a_training_failed(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    code: str,
+    minutes: str,
+    expected: int,
+) -> None:
+    stand_in(monkeypatch, code)
+    assert online_learning.main(words(tmp_path, "--minutes", minutes)) == expected
+    log = tmp_path / "dense" / "Pendulum-v1_seed0" / "output.txt"
+    assert (f"failed, see {log}" in capsys.readouterr().err) == bool(expected)
+
+
+def test_a_run_that_has_its_steps_is_stopped_and_has_not_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = """
+import pathlib, sys, time, numpy
+run = pathlib.Path(sys.argv[1], "td3", "Pendulum-v1_1")
+(run / "checkpoints" / "steps_300").mkdir(parents=True)
+numpy.savez(run / "evaluations.npz", timesteps=[300])
+time.sleep(100)
+"""
+    stand_in(monkeypatch, code)
+    assert online_learning.main(words(tmp_path, "--steps", "300", "--minutes", "2")) == 0
+
+
+@pytest.mark.parametrize(("program", "expected"), [("true", 0), ("false", 1)])
+def test_a_training_that_failed_in_one_of_several_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str, expected: int
+) -> None:
+    monkeypatch.setattr(sys, "executable", shutil.which(program))
+    assert online_learning.main(words(tmp_path, "--jobs", "2")) == expected
 
 
 def test_a_stage_is_copied_once_unless_its_checkpoint_is_written_again(tmp_path: Path) -> None:
