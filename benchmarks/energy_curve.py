@@ -191,12 +191,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if args.list:
         show(todo, args.out)
         return
-    if not args.table:
-        work_through(todo, args, measure, "benchmarks.energy_curve")
+    if not args.table and not work_through(todo, args, measure, "benchmarks.energy_curve"):
+        return
     found = goal.points(read(todo, args.out))
     print(goal.markdown(found))
-    if args.png is not None:
-        goal.draw(found, args.env, args.png)
+    if args.png is None:
+        return
+    if not args.table and _reference_to_come(todo, found):
+        print(f"no {args.png} yet: it needs {goal.FULL}; the same command goes on")
+        return
+    goal.draw(found, args.env, args.png)
+
+
+def _reference_to_come(todo: Sequence[Training], found: Sequence[goal.Point]) -> bool:
+    """Whether the list has the actor that ratios refer to, and none of its trainings is done."""
+    return any(training.name == goal.FULL for training in todo) and all(
+        point.name != goal.FULL for point in found
+    )
 
 
 if __name__ == "__main__":

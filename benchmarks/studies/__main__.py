@@ -45,8 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if args.list:
         show(trainings, args.out)
         return
-    if not args.table:
-        work_through(trainings, args, study.measure, "benchmarks.studies")
+    if not args.table and not work_through(trainings, args, study.measure, "benchmarks.studies"):
+        return
     print(study.markdown(read(trainings, args.out)))
 
 

@@ -58,7 +58,7 @@ def show(trainings: Sequence[Training], out: Path) -> None:
 
 def work_through(
     trainings: Sequence[Training], args: argparse.Namespace, measure: Measure, module: str
-) -> None:
+) -> bool:
     """Walk through a list, `--jobs` processes at a time; exits with 1 if one failed.
 
     Args:
@@ -66,6 +66,9 @@ def work_through(
         args: of `add_options`.
         measure: what is kept of each.
         module: that `python -m` runs, for further processes.
+
+    Returns:
+        Whether there is a result to show; that there is none yet is printed.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that trainings end, too
     for training in trainings:
@@ -78,13 +81,16 @@ def work_through(
         finally:
             for process in processes:
                 process.terminate()
-        if any(codes):
-            sys.exit(1)
-        return
-    deadline = time.time() + 60.0 * args.minutes
-    sound = True
-    for training in trainings:
-        if time.time() < deadline:
-            sound &= work(training, args.out, measure, deadline)
+        sound = not any(codes)
+    else:
+        deadline = time.time() + 60.0 * args.minutes
+        sound = True
+        for training in trainings:
+            if time.time() < deadline:
+                sound &= work(training, args.out, measure, deadline)
     if not sound:
         sys.exit(1)
+    if any(training.result(args.out).exists() for training in trainings):
+        return True
+    print("nothing done yet; the same command goes on")
+    return False

@@ -2,6 +2,8 @@
 
 import json
 import math
+import shutil
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -156,6 +158,52 @@ def test_a_failed_or_stopped_training_has_no_result(
     assert not training.result(tmp_path).exists()
     with pytest.raises(ValueError, match=r"other settings \(parameters\)"):
         work(a_training(policy_kwargs={}), tmp_path, never, 0.0)
+
+
+@pytest.mark.parametrize("module", [studies, energy_curve])
+def test_a_list_that_is_stopped_before_its_first_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], module: Any
+) -> None:
+    monkeypatch.setattr(lists.signal, "signal", lambda *_: None)
+    study = ["fields"] if module is studies else ["--png", str(tmp_path / "curve.png")]
+    words = [*study, "--env", "Hopper-v4", "--out", str(tmp_path)]
+    module.main([*words, "--minutes", "0"])  # no exit with an error
+    assert capsys.readouterr().out == "nothing done yet; the same command goes on\n"
+    # Further processes that did nothing and did not fail.
+    monkeypatch.setattr(sys, "executable", shutil.which("true"))
+    module.main([*words, "--jobs", "2"])
+    assert "nothing done yet" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+    with pytest.raises(SystemExit, match="1"):
+        module.main([*words, "--jobs", "2"])
+    with pytest.raises(FileNotFoundError, match="start it without --table"):
+        module.main([*words, "--table"])
+
+
+def test_the_curve_is_not_drawn_before_its_reference_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(lists.signal, "signal", lambda *_: None)
+    picture = tmp_path / "curve.png"
+    words = ["--minutes", "0", "--out", str(tmp_path), "--png", str(picture)]
+    result = {
+        "settings": {"dense": True},
+        "mean": 1.0,
+        "operations": {"energy_nj_all_products": 4.0, "energy_nj_zeros_skipped": 2.0},
+    }
+    args = energy_curve.parse(words)
+    small = next(one for one in energy_curve.trainings(args) if one.name == "dense-16")
+    small.result(tmp_path).parent.mkdir()
+    small.result(tmp_path).write_text(json.dumps(result))
+    energy_curve.main(words)
+    text = capsys.readouterr().out
+    assert "| dense-16 |" in text
+    assert f"no {picture} yet: it needs dense-256" in text
+    assert not picture.exists()
+    # No more of the list will bring it.
+    for further in (["--table"], ["--actors", "dense-16"]):
+        with pytest.raises(ValueError, match="ratios need dense-256"):
+            energy_curve.main([*words, *further])
 
 
 def test_played_episodes_and_their_operations() -> None:
