@@ -1,6 +1,5 @@
 """Curves of the online runs: white paper, colours that the colour-blind tell apart."""
 
-import dataclasses
 import io
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -29,6 +28,10 @@ _PANEL = (4.6, 3.0)  # inches
 # More kinds than these are drawn without bands, which would hide each other.
 _BANDS = 2
 
+# A run that was stopped has its next evaluations a little later: of 300,000 steps it may end at
+# 305,000. It went on if it came this much further.
+_LONG = 1.1
+
 # Colour and dashes.
 _Dashes = Literal["-", "--", "-.", ":"]
 _Look = tuple[str, _Dashes]
@@ -43,7 +46,7 @@ def write_figures(
 ) -> list[Path]:
     """Draw online.png up to a budget of steps, and what else there is.
 
-    That is online_long.png, of the runs that went beyond, and online_variants.png, of one
+    That is online_long.png, of the runs that went on from there, and online_variants.png, of one
     environment's variants as far as they went.
 
     Args:
@@ -57,7 +60,7 @@ def write_figures(
         The files.
 
     Raises:
-        ValueError: if `variants_env` has no variants.
+        ValueError: if `variants_env` has no variants, or a run has no evaluation within the budget.
         ImportError: without matplotlib.
     """
     check_matplotlib()
@@ -72,22 +75,18 @@ def write_figures(
         )
     written = []
     if pair:
-        written.append(_write(images / f"{name}.png", [_cut(one, budget) for one in pair]))
-    long = [one for one in pair if one.steps[-1] > budget]
+        written.append(_write(images / f"{name}.png", [one.until(budget) for one in pair]))
+    long = [one for one in pair if one.steps[-1] >= _LONG * budget]
     if long:
         written.append(_write(images / f"{name}_long.png", long))
     if variants:
         kinds = Counter(env for env, _ in sorted({(one.env, one.kind) for one in variants}))
         env = variants_env or kinds.most_common(1)[0][0]
         reached = max(int(one.steps[-1]) for one in variants if one.env == env)
-        chosen = [_cut(one, min(reached, budget)) for one in records if one.env == env]
+        beside = [one for one in records if one.env == env and one.steps[0] <= reached]
+        chosen = [one.until(min(reached, budget)) for one in beside]
         written.append(_write(images / f"{name}_variants.png", chosen))
     return written
-
-
-def _cut(one: Record, budget: int) -> Record:
-    """A run up to a budget."""
-    return dataclasses.replace(one, table=one.table[one.steps <= budget])
 
 
 def _write(path: Path, records: Sequence[Record]) -> Path:

@@ -1,7 +1,7 @@
 """What is kept of a run: a few kB of JSON, the same bytes for the same run."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,9 +63,28 @@ class Record:
         """Mean return of each evaluation [N]."""
         return self.table[:, 1]
 
+    @property
+    def name(self) -> str:
+        """Kind, environment and seed, as its folder is called."""
+        return f"{self.kind}/{self.env}_seed{self.seed}"
+
+    def until(self, budget: int) -> "Record":
+        """The run up to a budget of steps.
+
+        Raises:
+            ValueError: if it has no evaluation there.
+        """
+        within = self.steps <= budget
+        if not within.any():
+            raise ValueError(
+                f"--steps must be at least {self.steps[0]:,}, the first evaluation of {self.name}, "
+                f"got {budget:,}"
+            )
+        return replace(self, table=self.table[within])
+
     def path(self, data: Path) -> Path:
         """Where it is kept."""
-        return data / self.kind / f"{self.env}_seed{self.seed}.json"
+        return data / f"{self.name}.json"
 
     def save(self, data: Path) -> Path:
         """Keep it, with an evaluation a line; the file is whole or as it was."""

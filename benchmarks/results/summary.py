@@ -57,15 +57,11 @@ def outcome(record: Record, budget: int) -> Outcome:
     Raises:
         ValueError: if it has no evaluation there.
     """
-    steps, means = record.steps, record.means[record.steps <= budget]
-    if not len(means):
-        raise ValueError(
-            f"--steps must be at least {steps[0]:,}, the first evaluation of "
-            f"{record.kind}/{record.env}_seed{record.seed}, got {budget:,}"
-        )
-    complete = bool(steps[-1] >= budget) and len(means) >= LAST
+    within = record.until(budget)
+    means = within.means
+    complete = bool(record.steps[-1] >= budget) and len(means) >= LAST
     last, best = float(means[-LAST:].mean()), float(means.max())
-    return Outcome(record, int(steps[len(means) - 1]), last, best, complete)
+    return Outcome(record, int(within.steps[-1]), last, best, complete)
 
 
 class Estimate(NamedTuple):

@@ -355,6 +355,25 @@ def test_figures_are_small_and_white(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert f"['{ENV}']" in capsys.readouterr().err
 
 
+def test_a_budget_before_the_first_evaluation_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("matplotlib")
+    data, images = str(kept_runs(tmp_path)), tmp_path / "images"
+    message = "--steps must be at least 100,000, the first evaluation of dense/Ant-v4_seed0, got 5"
+    for command in (["figures", "--images", str(images)], ["table"]):
+        assert main([*command, "--data", data, "--steps", "5000"]) == 1
+        assert message in capsys.readouterr().err
+    assert not list(images.iterdir())
+
+
+def test_a_run_that_was_stopped_is_no_long_one(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    shifted = record([1.0, 2.0, 3.0])
+    shifted.table[-1, 0] = 305_000.0
+    assert write_figures([shifted], tmp_path, 300_000) == [tmp_path / "online.png"]
+
+
 def test_long_runs_have_a_figure_and_bytes_stay(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     runs = [record([1.0, 2.0, 3.0, 5.0]), record([2.0, 3.0, 3.0], kind="dense")]
