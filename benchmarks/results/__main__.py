@@ -5,8 +5,9 @@
     python -m benchmarks.results table --write docs/results.md
 
 `collect` reads the folder that benchmarks.online_learning writes and keeps a small file a run in
-docs/data/online; the other two read nothing else, so that anyone can draw and count again. `--name
-plain` does the same for the runs of `--plain`, at 100,000 steps: docs/data/plain, plain.png, and
+docs/data/online, hyperparameters included; the other two read nothing else, so that anyone can draw
+and count again, and refuse to mix runs of one kind with different hyperparameters. `--name plain`
+does the same for the runs of `--plain`, at 100,000 steps: docs/data/plain, plain.png, and
 other marks in the document.
 """
 
@@ -39,7 +40,7 @@ def _figures(args: argparse.Namespace) -> None:
 
 def _table(args: argparse.Namespace) -> None:
     steps = args.steps or NAMES[args.name]
-    text = tables(read_all(args.data), steps, args.variant_steps)
+    text = tables(read_all(args.data), steps, args.variant_steps, args.name)
     if args.write is None:
         print(text)
         return

@@ -21,6 +21,11 @@ def join(words: Sequence[str]) -> str:
     )
 
 
+def relative(text: str) -> str:
+    """A word or setting: paths in the repository from there, of others only the name is left."""
+    return _FOLDERS.sub("", text.replace(f"{ROOT}/", ""))
+
+
 def portable(words: Sequence[str], folder: str) -> str:
     """A command line for anyone's checkout.
 
@@ -31,11 +36,11 @@ def portable(words: Sequence[str], folder: str) -> str:
     Returns:
         The command; paths in the repository are relative to it, of others only the name is left.
     """
-    line = [word.replace(f"{ROOT}/", "") for word in words]
+    line = list(words)
     for place, word in enumerate(line[:-1]):
         if word in ("-f", "--log-folder"):
             line[place + 1] = folder
-    return join([_FOLDERS.sub("", word) for word in line])
+    return join([relative(word) for word in line])
 
 
 def template(command: str, env: str, seed: int) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.results.hyperparameters import check_alike
 from benchmarks.results.record import Record
 from policies.files import write_atomically
 from policies.report.plots import check_matplotlib
@@ -60,10 +61,12 @@ def write_figures(
         The files.
 
     Raises:
-        ValueError: if `variants_env` has no variants, or a run has no evaluation within the budget.
+        ValueError: if `variants_env` has no variants, a run has no evaluation within the budget, or
+            runs of one environment and kind have different hyperparameters.
         ImportError: without matplotlib.
     """
     check_matplotlib()
+    check_alike(records)
     images.mkdir(parents=True, exist_ok=True)
     pair = [one for one in records if one.kind in _COLOURS]
     variants = [one for one in records if one.kind not in _COLOURS]

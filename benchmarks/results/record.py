@@ -43,6 +43,8 @@ class Record:
         starts: at least one.
         table: [N, 5], N at least 1, `COLUMNS` over the episodes of each evaluation; the standard
             deviation is that of the episodes themselves (ddof 0), as Stable-Baselines3 prints it.
+        hyperparameters: those that RL Zoo saved; None: not known, as of runs that were kept before
+            these were.
     """
 
     env: str
@@ -52,6 +54,7 @@ class Record:
     episodes: int
     starts: tuple[Start, ...]
     table: NDArray[np.float64]
+    hyperparameters: dict[str, Any] | None = None
 
     @property
     def steps(self) -> NDArray[np.int64]:
@@ -97,6 +100,7 @@ class Record:
         head = {
             **{"env": self.env, "kind": self.kind, "seed": self.seed, "algo": self.algo},
             "episodes": self.episodes,
+            **({} if self.hyperparameters is None else {"hyperparameters": self.hyperparameters}),
             "starts": [vars(start) for start in self.starts],
             "columns": list(COLUMNS),
         }
@@ -128,8 +132,11 @@ def read(path: Path) -> Record:
         table = np.array(data["evaluations"], dtype=np.float64).reshape(-1, len(COLUMNS))
         if not (len(table) and len(starts)):
             raise ValueError("no evaluation, or no start")
+        hyperparameters = data.get("hyperparameters")
+        if not isinstance(hyperparameters, dict | None):
+            raise TypeError(f"hyperparameters {hyperparameters!r}")
         named = {name: data[name] for name in ("env", "kind", "seed", "algo", "episodes")}
-        return Record(starts=starts, table=table, **named)
+        return Record(starts=starts, table=table, hyperparameters=hyperparameters, **named)
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{path} is none of `benchmarks.results collect` ({error}); collect the run again"

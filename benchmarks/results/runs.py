@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.results.command import portable
+from benchmarks.results.hyperparameters import read
 from benchmarks.results.record import Record, Start
 
 # What the runs' folder is called in the commands that are kept.
@@ -86,6 +87,8 @@ def read_run(folder: Path) -> Record | None:
         episodes=results.shape[1],
         starts=_starts(folder / "commits.jsonl", f"{RUNS}/{kind}/{folder.name}"),
         table=np.stack(columns, axis=1),
+        # Written at the first start: one that goes on must have the same.
+        hyperparameters=read(path.parent / env / "config.yml"),
     )
 
 

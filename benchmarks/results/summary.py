@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats  # type: ignore[import-untyped]
 
+from benchmarks.results.hyperparameters import check_alike
 from benchmarks.results.record import Record
 
 LAST = 3
@@ -123,7 +124,13 @@ class Group(NamedTuple):
 
 
 def group(records: Sequence[Record], budget: int) -> list[Group]:
-    """Runs by environment and kind; dense first, then spiking, then variants."""
+    """Runs by environment and kind; dense first, then spiking, then variants.
+
+    Raises:
+        ValueError: if one has no evaluation within the budget, or runs of one environment and kind
+            have different hyperparameters.
+    """
+    check_alike(records)
     order = {"dense": 0, "spiking": 1}
     keys = {(one.env, order.get(one.kind, 2), one.kind) for one in records}
     found = []

@@ -3,10 +3,10 @@
 import itertools
 from collections.abc import Sequence
 
-from benchmarks.results.command import template
 from benchmarks.results.markdown import NOTHING, between, part, rows, whole
 from benchmarks.results.published import DENSE, METHODS, RETURNS
 from benchmarks.results.record import Record
+from benchmarks.results.reproduce import commands
 from benchmarks.results.summary import (
     Estimate,
     Group,
@@ -48,7 +48,10 @@ Their ratios are to the published {DENSE}, worked out here from the means in the
 
 
 def tables(
-    records: Sequence[Record], budgets: Sequence[int], variant_budget: int = VARIANT_BUDGET
+    records: Sequence[Record],
+    budgets: Sequence[int],
+    variant_budget: int = VARIANT_BUDGET,
+    name: str = "online",
 ) -> str:
     """All tables, for each budget.
 
@@ -60,9 +63,11 @@ def tables(
         records: the runs.
         budgets: in steps.
         variant_budget: of the variants, in steps.
+        name: of the runs, "plain" for those of `--plain`.
 
     Raises:
-        ValueError: if a run has no evaluation within the first budget.
+        ValueError: if a run has no evaluation within the first budget, or runs of one environment
+            and kind have different hyperparameters.
     """
     episodes = ", ".join(str(count) for count in sorted({one.episodes for one in records}))
     algos = ", ".join(sorted({one.algo.upper() for one in records}))
@@ -82,7 +87,7 @@ def tables(
         parts.append(_variants(group(beside, variant_budget), variant_budget))
     if any(one.env in RETURNS for one in pair):
         parts.append(_PUBLISHED)
-    return "\n\n".join([*parts, _commands(records)])
+    return "\n\n".join([*parts, commands(records, budgets, variant_budget, name)])
 
 
 def _budget(groups: Sequence[Group], budget: int) -> str:
@@ -228,19 +233,3 @@ def _commits(record: Record, budget: int) -> str:
         last = start.commit
         shown.append(f"`{last}`" + (f" from {start.step:,}" if start.step else ""))
     return ", ".join(shown) or NOTHING
-
-
-def _commands(records: Sequence[Record]) -> str:
-    """Each command once, with ENV and SEED in place of a run's own."""
-    found: dict[str, dict[str, None]] = {}
-    for record in records:
-        for start in record.starts:
-            found.setdefault(record.kind, {})[template(start.command, record.env, record.seed)] = (
-                None
-            )
-    lines = [f"# {kind}\n{line}" for kind, several in found.items() for line in several]
-    return (
-        "Commands; ENV and SEED are those of a run, `-n` is how far it may go on. "
-        "`python -m benchmarks.online_learning` starts them one after the other and stops each at "
-        "its budget.\n\n```bash\n" + "\n".join(lines) + "\n```"
-    )

@@ -2,10 +2,15 @@
 
 import dataclasses
 import json
+from collections import OrderedDict
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
+import yaml
 
 from benchmarks.results.__main__ import main
 from benchmarks.results.command import portable, template
@@ -24,7 +29,7 @@ BEGIN, END = marks("online")
 
 def write_run(
     runs: Path, means: list[float], *, kind: str = "spiking", env: str = ENV, seed: int = 0,
-    number: int = 1, spread: float = 1.0,
+    number: int = 1, spread: float = 1.0, **settings: Any,
 ) -> Path:  # fmt: skip
     """As benchmarks.online_learning and RL Zoo leave it; an evaluation each 100,000 steps."""
     folder = runs / kind / f"{env}_seed{seed}"
@@ -34,6 +39,7 @@ def write_run(
     # Half of the ten episodes above the mean, half below.
     around = np.array(means)[:, None] + spread * np.array([-1.0, 1.0] * 5)
     np.savez(inner / "evaluations.npz", timesteps=steps, results=around, ep_lengths=around)
+    write_settings(inner / env / "config.yml", settings)
     command = ["python", "-m", "sb3_spiking.zoo", "train", "--algo", "td3", "--env", env]
     command += ["--seed", str(seed), "-conf", f"{ROOT}/zoo_configs/td3.yml", "-f", str(folder)]
     command += ["-params", "policy:'MlpPolicy'"]
@@ -42,13 +48,23 @@ def write_run(
     return inner
 
 
-def record(means: list[float], *, kind: str = "spiking", env: str = ENV, seed: int = 0) -> Record:
+def write_settings(path: Path, changed: dict[str, Any]) -> None:
+    """As RL Zoo does it."""
+    kwargs = "dict(net_arch=[256, 256], batch_norm=False)"
+    settings = {"policy": "SpikingPopPolicy", "policy_kwargs": kwargs, "n_timesteps": 10} | changed
+    path.parent.mkdir(exist_ok=True)
+    with path.open("w") as file:
+        yaml.dump(OrderedDict(sorted(settings.items())), file)
+
+
+def record(
+    means: list[float], *, kind: str = "spiking", env: str = ENV, seed: int = 0, **settings: Any
+) -> Record:
     steps = 100_000.0 * np.arange(1, len(means) + 1)
     starts = (Start(0, "abc123", "python"),)
     zeros = np.zeros(len(means))
-    return Record(
-        env, kind, seed, "td3", 10, starts, np.stack([steps, means, zeros, zeros, zeros], axis=1)
-    )
+    table = np.stack([steps, means, zeros, zeros, zeros], axis=1)
+    return Record(env, kind, seed, "td3", 10, starts, table, settings or None)
 
 
 def groups_of(*records: Record) -> dict[tuple[str, str], Group]:
@@ -167,6 +183,95 @@ def test_a_damaged_kept_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixt
     assert str(path) in capsys.readouterr().err
     assert main(["table", "--data", str(tmp_path / "none")]) == 1
     assert "collect" in capsys.readouterr().err
+
+
+# Hyperparameters.
+
+
+def test_collect_keeps_the_hyperparameters_of_a_run_that_went_on(tmp_path: Path) -> None:
+    kwargs = (
+        f"dict(net_arch=dict(pi=[8], qf=[]), activation_fn=nn.ReLU, file='{tmp_path}/x.npz',"
+        " v_decay=-1.0)"
+    )
+    given: dict[str, Any] = {"learning_rate": "lin_0.001", "train_freq": (1, "step")}
+    given["policy_kwargs"] = kwargs
+    folder = write_run(tmp_path / "runs", [1.0, 2.0], **given).parents[1]
+    line = json.loads((folder / "commits.jsonl").read_text())
+    with (folder / "commits.jsonl").open("a") as file:
+        file.write(json.dumps({**line, "from": 100_000, "commit": "def456"}) + "\n")
+    # As parameters of the command line: Python's own values.
+    typed = {"net_arch": [8], "activation_fn": torch.nn.ReLU, "betas": (0.9, 0.99)}
+    write_run(tmp_path / "runs", [1.0], seed=1, policy_kwargs=typed)
+    assert collect(tmp_path / "runs", tmp_path / "data") == []
+    first, second = read_all(tmp_path / "data")
+    assert len(first.starts) == 2
+    assert first.hyperparameters == {
+        "learning_rate": "lin_0.001", "n_timesteps": 10, "policy": "SpikingPopPolicy",
+        "policy_kwargs": {
+            "activation_fn": "nn.ReLU", "file": "x.npz", "net_arch": {"pi": [8], "qf": []},
+            "v_decay": -1.0,
+        },
+        "train_freq": [1, "step"],
+    }  # fmt: skip
+    assert second.hyperparameters is not None
+    assert second.hyperparameters["policy_kwargs"] == {
+        "activation_fn": "name:torch.nn.modules.activation.ReLU", "betas": [0.9, 0.99],
+        "net_arch": [8],
+    }  # fmt: skip
+    kept = first.path(tmp_path / "data")
+    assert str(tmp_path) not in kept.read_text()
+    assert first.save(tmp_path / "again").read_bytes() == kept.read_bytes()
+
+
+def test_rl_zoo_s_settings_that_are_missing_or_damaged_are_named(tmp_path: Path) -> None:
+    path = write_run(tmp_path, [1.0]) / ENV / "config.yml"
+    for content in ("policy: [", "- policy", "policy_kwargs: dict(a", "a: !other b"):
+        path.write_text(content)
+        assert f"{path} is damaged" in collect(tmp_path, tmp_path / "data")[0]
+    path.unlink()
+    assert f"there is no {path}" in collect(tmp_path, tmp_path / "data")[0]
+
+
+def test_runs_of_one_kind_have_one_set_of_hyperparameters(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs, data = tmp_path / "runs", tmp_path / "data"
+    write_run(runs, [1.0] * 3, policy_kwargs="dict(spike_steps=5, net_arch=[8])")
+    # The order, the form and how far it may go do not matter, nor another environment.
+    same = {"net_arch": [8], "spike_steps": 5}
+    write_run(runs, [1.0] * 3, seed=1, policy_kwargs=same, n_timesteps=20)
+    write_run(runs, [1.0] * 3, env="Ant-v4", gamma=0.5)
+    assert collect(runs, data) == []
+    arguments = ["table", "--data", str(data)]
+    assert main(arguments) == 0
+    other = {"net_arch": [8], "spike_steps": 10, "decoder": "membrane"}
+    write_run(runs, [1.0] * 3, seed=2, policy_kwargs=other, gamma=0.9)
+    collect(runs, data)
+    capsys.readouterr()
+    assert main(arguments) == 1
+    assert (
+        f"spiking/{ENV}_seed2 has gamma 0.9 and not nothing, policy_kwargs.decoder 'membrane' and "
+        f"not nothing, policy_kwargs.spike_steps 10 and not 5, as spiking/{ENV}_seed0 has"
+    ) in capsys.readouterr().err
+    pytest.importorskip("matplotlib")
+    assert main(["figures", "--data", str(data), "--images", str(tmp_path / "images")]) == 1
+    assert "must have the same hyperparameters" in capsys.readouterr().err
+
+
+def test_hyperparameters_that_are_not_kept_are_taken_as_they_are() -> None:
+    unknown, known = record([1.0] * 3), record([1.0] * 3, seed=1, policy="SpikingPopPolicy")
+    group([unknown, known], 300_000)
+    # Callbacks of spiking policies do nothing to a dense one.
+    callback = "sb3_spiking.batch_norm.RecalibrationCallback"
+    for policy, callbacks, alike in (
+        ("MlpPolicy", callback, True),
+        ("MlpPolicy", "own.Callback", False),
+        ("SpikingPopPolicy", callback, False),
+    ):
+        pair = [record([1.0] * 3, policy=policy)]
+        pair.append(record([1.0] * 3, seed=1, policy=policy, callback=callbacks))
+        with nullcontext() if alike else pytest.raises(ValueError, match="callback"):
+            group(pair, 300_000)
 
 
 # What is counted.
@@ -298,9 +403,6 @@ def test_the_table_by_hand(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     ) in lines
     header = next(line for line in lines if "PopSAN" in line)
     assert header.count("published (1M steps)") == 4
-    commands = [line for line in lines if line.startswith("python ")]
-    assert len(commands) == 3  # one a kind
-    assert all("--env ENV --seed SEED" in line for line in commands)
     # No run came to 1,000,000 steps.
     titles = [line for line in lines if line.startswith("###")]
     assert titles == ["### 300,000 steps", "### Options, 300,000 steps"]
@@ -308,6 +410,39 @@ def test_the_table_by_hand(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert lines.index(titles[1]) < next(
         i for i, line in enumerate(lines) if "| spiking-width2 |" in line
     )
+
+
+def test_commands_of_a_kind_as_they_are_today(tmp_path: Path) -> None:
+    runs = [*read_all(kept_runs(tmp_path)), record([1.0] * 2, kind="counting_10", seed=4)]
+    runs.append(record([1.0] * 10, kind="spiking", env="Ant-v4", seed=2))
+    text = tables(runs, [300_000, 1_000_000], variant_budget=100_000).split("```bash\n")[1]
+    lines = text.splitlines()
+    typed = [line.split("online_learning ")[1] for line in lines if "-m benchmarks." in line]
+    assert typed == [
+        f"--kinds dense --envs Ant-v4 {ENV} --seeds 0 1",
+        f"--kinds spiking --envs Ant-v4 {ENV} --seeds 0 1 2 --steps 1000000",
+        f"--kinds counting_10 --envs {ENV} --seeds 4 --steps 100000",
+    ]
+    # Below each, what the benchmark starts today.
+    started = [line for line in lines if line.startswith("# python -m sb3_spiking.zoo train")]
+    assert all("--env ENV --seed SEED -n 1000000" in line for line in started)
+    assert "--dense -params \"policy:'MlpPolicy'\"" in started[0]
+    assert started[1].endswith("-f runs/online/spiking/ENV_seedSEED")
+    assert "batch_norm=False,neuron='lif',v_decay=1.0" in started[2]
+    assert started[2].endswith('encoder_v_init=0.5,spike_steps=10)"')
+    # A kind that the benchmark does not know.
+    assert lines[-4:-1] == [
+        "# spiking-width2",
+        "# no kind of benchmarks.online_learning; as its runs were started",
+        "python -m sb3_spiking.zoo train --algo td3 --env ENV --seed SEED -conf zoo_configs/td3.yml"
+        " -f runs/online/spiking-width2/ENV_seedSEED -params \"policy:'MlpPolicy'\"",
+    ]
+    plain = tables([record([1.0])], [100_000], name="plain")
+    assert (
+        f"python -m benchmarks.online_learning --plain --kinds spiking --envs {ENV} --seeds 0 "
+        "--steps 100000\n# python -m sb3_spiking.zoo train"
+    ) in plain
+    assert "-conf benchmarks/plain.yml" in plain
 
 
 def test_a_later_budget_has_only_runs_that_went_on(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+import signal
 import sys
 import time
 from pathlib import Path
@@ -164,7 +165,7 @@ def test_a_failed_or_stopped_training_has_no_result(
 def test_a_list_that_is_stopped_before_its_first_result(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], module: Any
 ) -> None:
-    monkeypatch.setattr(lists.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
     study = ["fields"] if module is studies else ["--png", str(tmp_path / "curve.png")]
     words = [*study, "--env", "Hopper-v4", "--out", str(tmp_path)]
     module.main([*words, "--minutes", "0"])  # no exit with an error
@@ -183,7 +184,7 @@ def test_a_list_that_is_stopped_before_its_first_result(
 def test_the_curve_is_not_drawn_before_its_reference_is_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(lists.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
     picture = tmp_path / "curve.png"
     words = ["--minutes", "0", "--out", str(tmp_path), "--png", str(picture)]
     result = {
