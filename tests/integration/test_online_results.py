@@ -428,7 +428,7 @@ def test_commands_of_a_kind_as_they_are_today(tmp_path: Path) -> None:
     assert all("--env ENV --seed SEED -n 1000000" in line for line in started)
     assert "--dense -params \"policy:'MlpPolicy'\"" in started[0]
     assert started[1].endswith("-f runs/online/spiking/ENV_seedSEED")
-    assert "batch_norm=False,neuron='lif',v_decay=1.0" in started[2]
+    assert "recipe='popsan',neuron='lif',v_decay=1.0" in started[2]
     assert started[2].endswith('encoder_v_init=0.5,spike_steps=10)"')
     # A kind that the benchmark does not know.
     assert lines[-4:-1] == [
