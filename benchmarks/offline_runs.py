@@ -23,6 +23,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 
+from benchmarks.offline_episodes import environment
 from benchmarks.offline_networks import GROUPS, NETWORKS, Recipe, network_names
 from benchmarks.offline_training import Late, Run, Training
 from benchmarks.online_learning import claimed
@@ -54,7 +55,8 @@ def check(args: argparse.Namespace) -> None:
 
     Raises:
         FileNotFoundError: if a dataset is missing.
-        ValueError: if two have one name, or a run was done with other settings.
+        ValueError: if two have one name, the environment of one cannot be made, or a run was done
+            with other settings.
     """
     for path in args.datasets:
         if not path.is_file():
@@ -62,6 +64,7 @@ def check(args: argparse.Namespace) -> None:
                 f"there is no dataset {path}; name those that there are with --datasets, or make "
                 "it: python -m benchmarks.offline_replay_data, or offline_corridor"
             )
+        environment(path)
     stems = [path.stem for path in args.datasets]
     if len(set(stems)) < len(stems):
         raise ValueError(f"datasets must have different names, got {stems}")

@@ -24,7 +24,7 @@ from d3rlpy.dataset import (
 )
 from d3rlpy.logging import LoggerAdapter, LoggerAdapterFactory
 
-from benchmarks.offline_episodes import TARGETS, evaluate
+from benchmarks.offline_episodes import TARGETS, environment, evaluate
 from benchmarks.offline_networks import Recipe, describe, make_config
 from d3rlpy_spiking.cli.quiet import quiet_logs
 from d3rlpy_spiking.cli.runs import load_algorithm, read_json, save_algorithm, write_json
@@ -61,14 +61,10 @@ class Task:
 
         Raises:
             FileNotFoundError: if it is not there.
-            ValueError: if it names no environment.
+            ValueError: if its environment cannot be made, or it is no dataset.
         """
+        env, target = environment(path)
         buffer = load_npz(path)
-        with np.load(path) as arrays:
-            if "env_id" not in arrays:
-                raise ValueError(f"{path} must name its environment in an array env_id")
-            env = str(arrays["env_id"])
-            target = float(arrays["target"]) if "target" in arrays else TARGETS[env]
         if max(len(episode) for episode in buffer.episodes) <= context:
             # Else most batches would hold no episode's end, and padding in place of it.
             info = buffer.dataset_info

@@ -25,6 +25,7 @@ from benchmarks.offline_training import STRETCHES, Late, Run, Task, Training
 from d3rlpy_spiking.cli.quiet import quiet_logs
 from d3rlpy_spiking.cli.runs import load_algorithm
 from d3rlpy_spiking.datasets import load_npz
+from tests.common import run_module
 
 RECIPE = Recipe(width=8, layers=1, context=20, batch=4, steps=2 * STRETCHES)
 
@@ -159,6 +160,46 @@ def test_the_corridor_hides_its_cue() -> None:
         turns.append(np.sign(actions[~walking, 1]) == cue)
         assert abs(actions[walking, 1].mean()) < 0.05
     assert np.concatenate(turns).all()
+
+
+def test_the_documented_commands_make_a_dataset_and_train_on_it(tmp_path: Path) -> None:
+    """In processes of their own: nothing but the dataset says where its environment is."""
+    path = tmp_path / "corridor_90.npz"
+    words = f"--length 90 --episodes 4 --out {path}"
+    assert "4 episodes" in run_module("benchmarks.offline_corridor", *words.split())
+    words = f"--datasets {path} --networks memory --contexts 20 --batch 2 --steps 8 --seeds 0 "
+    words += f"--width 8 --layers 1 --out {tmp_path / 'runs'}"
+    printed = run_module("benchmarks.offline_runs", *words.split())
+    assert printed.count("done, return") == 3
+    result = json.loads((tmp_path / "runs" / "corridor_90" / "dt_c20_0.json").read_text())
+    assert result["env"] == offline_corridor.env_id(90)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"env_id": None}, "must name its environment"),
+        ({"env_id": np.array("Corridor7-v0")}, "'Corridor7-v0' of .* cannot be made"),
+        ({"env_id": np.array("no_such_module:Corridor7-v0")}, "'no_such_module:Corridor7-v0' of"),
+        ({"target": None}, "must hold the return to ask"),
+    ],
+)
+def test_an_environment_that_cannot_be_made_is_named_before_training(
+    changes: dict[str, Any],
+    message: str,
+    corridor: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with np.load(corridor) as arrays:
+        kept = {name: value for name, value in {**arrays, **changes}.items() if value is not None}
+    path = tmp_path / "other.npz"
+    np.savez(path, allow_pickle=False, **kept)
+    with pytest.raises(ValueError, match=message):
+        Task.load(path, 20)
+    with pytest.raises(SystemExit):
+        offline_runs.parse(["--datasets", str(path), "--out", str(tmp_path)])
+    assert "other.npz" in capsys.readouterr().err
 
 
 def test_a_wrong_turn_earns_nothing() -> None:
