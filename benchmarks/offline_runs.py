@@ -12,7 +12,6 @@ of eight. `--list` shows what is done. --networks takes names and groups: main, 
 import argparse
 import dataclasses
 import os
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -23,6 +22,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 
+from benchmarks.jobs import share_out
 from benchmarks.offline_episodes import environment
 from benchmarks.offline_networks import GROUPS, NETWORKS, Recipe, network_names
 from benchmarks.offline_training import Late, Run, Training
@@ -105,10 +105,7 @@ def work(run: Run, out: Path, deadline: float) -> None:
 def workers(args: argparse.Namespace) -> None:
     """Walk through the list, `--jobs` processes at a time."""
     if args.jobs > 1:
-        line = [sys.executable, "-m", "benchmarks.offline_runs", *sys.argv[1:], "--jobs", "1"]
-        codes = [process.wait() for process in [subprocess.Popen(line) for _ in range(args.jobs)]]
-        if any(codes):
-            sys.exit(1)
+        share_out("benchmarks.offline_runs", sys.argv[1:], args.jobs)
         return
     torch.set_num_threads(1)
     deadline = time.time() + 60 * args.minutes

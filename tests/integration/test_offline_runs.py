@@ -1,6 +1,9 @@
 """The offline benchmark: runs that resume, its datasets, its table."""
 
+import itertools
 import json
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -22,10 +25,11 @@ from benchmarks import (
 )
 from benchmarks.offline_networks import NETWORKS, Recipe, make_config, network_names
 from benchmarks.offline_training import STRETCHES, Late, Run, Task, Training
+from benchmarks.online_learning import claimed
 from d3rlpy_spiking.cli.quiet import quiet_logs
 from d3rlpy_spiking.cli.runs import load_algorithm
 from d3rlpy_spiking.datasets import load_npz
-from tests.common import run_module
+from tests.common import ROOT, run_module
 
 RECIPE = Recipe(width=8, layers=1, context=20, batch=4, steps=2 * STRETCHES)
 
@@ -128,6 +132,22 @@ def test_the_list_skips_what_is_done(
         assert message in capsys.readouterr().err
 
 
+def test_workers_end_with_the_process_that_started_them(corridor: Path, tmp_path: Path) -> None:
+    words = f"--datasets {corridor} --networks dt --seeds 0 1 --steps 8000000 --jobs 2 "
+    words += f"--out {tmp_path}"
+    line = [sys.executable, "-m", "benchmarks.offline_runs", *words.split()]
+    with subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE, text=True) as started:
+        assert started.stdout is not None
+        begun = (text for text in started.stdout if "from 0 of 8,000,000 steps" in text)
+        assert len(list(itertools.islice(begun, 2))) == 2  # one line of each
+        started.terminate()
+        assert started.wait(60.0) == 143
+        # A claim ends with the process that holds it, at the latest.
+        for seed in range(2):
+            with claimed(Run(corridor, "dt", seed, Recipe()).folder(tmp_path)) as free:
+                assert free
+
+
 def test_networks_are_of_one_size() -> None:
     for name in NETWORKS:
         config = make_config(name, RECIPE)
@@ -167,10 +187,10 @@ def test_the_documented_commands_make_a_dataset_and_train_on_it(tmp_path: Path) 
     path = tmp_path / "corridor_90.npz"
     words = f"--length 90 --episodes 4 --out {path}"
     assert "4 episodes" in run_module("benchmarks.offline_corridor", *words.split())
-    words = f"--datasets {path} --networks memory --contexts 20 --batch 2 --steps 8 --seeds 0 "
+    words = f"--datasets {path} --networks memory --contexts 20 100 --batch 2 --steps 8 --seeds 0 "
     words += f"--width 8 --layers 1 --out {tmp_path / 'runs'}"
     printed = run_module("benchmarks.offline_runs", *words.split())
-    assert printed.count("done, return") == 3
+    assert printed.count("done, return") == 6
     result = json.loads((tmp_path / "runs" / "corridor_90" / "dt_c20_0.json").read_text())
     assert result["env"] == offline_corridor.env_id(90)
 
