@@ -119,9 +119,12 @@ def test_the_list_skips_what_is_done(
     listed = capsys.readouterr().out
     assert listed.count("done") == 2
     assert listed.count("0 of 16 steps") == 2
-    found = offline_summary.read(tmp_path, "last")
-    assert "| dsformer-pssa-time | " in offline_summary.markdown(found.table)
-    assert "- corridor_20, context 20: seeds 7; width 8, layers 1" in found.notes()
+    (found,) = offline_summary.read(tmp_path, "last")
+    assert found.title.startswith("width 8, layers 1, heads 1, batch 4, steps 16, ")
+    size = json.loads((tmp_path / "corridor_20" / "dt_c20_7.json").read_text())["parameters"]
+    assert f"| dt | {size:,} | " in found.text()
+    assert "| dsformer-pssa-time | " in found.text()
+    assert "- corridor_20, context 20: seeds 7\n" in found.notes()
     for wrong, message in (
         (["--datasets", str(tmp_path / "none.npz")], "there is no dataset"),
         ([*words.split(), "--steps", "24"], "other settings"),
@@ -249,30 +252,55 @@ def test_replay_data_has_equal_parts(tmp_path: Path) -> None:
     assert sum(len(episode) for episode in buffer.episodes) == 701
 
 
-def test_the_table_does_not_mix_recipes(tmp_path: Path) -> None:
+def test_recipes_have_tables_of_their_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(FileNotFoundError, match="no run below"):
         offline_summary.read(tmp_path, "last")
     (tmp_path / "x").mkdir()
-    for seed, steps in enumerate((8, 16)):
-        settings = Run(Path("x.npz"), "dt", seed, Recipe(steps=steps)).settings()
-        result = {"settings": settings, "commit": "", "last": {"mean": 1.0, "score": None}}
+    for seed, (steps, context) in enumerate([(1600, 20), (3000, 20), (3000, 100)]):
+        recipe = Recipe(steps=steps, context=context)
+        settings = Run(Path("x.npz"), "dt", seed, recipe).settings()
+        result = {"settings": settings, "commit": "a1", "last": {"mean": 5.0 + seed, "score": None}}
         (tmp_path / "x" / f"{seed}.json").write_text(json.dumps(result))
-    with pytest.raises(ValueError, match="cannot be compared"):
-        offline_summary.read(tmp_path, "last")
+    monkeypatch.setattr("sys.argv", ["offline_summary", "--out", str(tmp_path)])
+    offline_summary.main()
+    first, second = capsys.readouterr().out.split("\n\nwidth ")
+    assert "steps 1600," in first
+    assert "| dt | - | 5 (1 seed) | 5.0 | 1 |" in first
+    assert "steps 3000," in second
+    # Contexts can be compared: they are columns.
+    assert "| x, context 100 | x, context 20 |" in second
+    assert "| dt | - | 7 (1 seed) | 6 (1 seed) | 6.5 | 1 |" in second
 
 
 def test_the_table_has_means_intervals_and_ratios() -> None:
     table = {
-        "dt": {"a": [100.0, 100.0, 100.0], "b": [50.0]},
-        "x": {"a": [90.0, 110.0, 130.0], "b": [70.0]},
+        "dt": {"a": [100.0, 100.0, 100.0], "b": [50.0, 50.0]},
+        "x": {"a": [90.0, 110.0, 130.0], "b": [70.0, 70.0]},
     }
-    assert offline_summary.ratio(table["x"], table["dt"]).startswith("1.20 [")
-    low, high = offline_summary.ratio(table["x"], table["dt"])[6:-1].split(", ")
-    assert float(low) == pytest.approx(160 / 150, abs=0.01)
-    assert float(high) == pytest.approx(200 / 150, abs=0.01)
-    text = offline_summary.markdown(table).splitlines()
-    assert text[2] == "| dt | 100.0 [100.0, 100.0] (3) | 50 (1 seed) | 75.0 | 1 |"
-    assert text[3].startswith("| x | 110.0 [90.0, 130.0] (3) | 70 (1 seed) | 90.0 | 1.20 [")
+    # Two draws of three seeds, one of two: the middle 95 % reach from all lowest to all highest.
+    expected = f"1.20 [{160 / 150:.2f}, {200 / 150:.2f}] (2 to 3 / 2 to 3 seeds)"
+    assert offline_summary.ratio(table["x"], table["dt"]) == expected
+    text = offline_summary.markdown(table, {"dt": {1200}, "x": {900, 1100, 1000}}).splitlines()
+    assert text[2] == (
+        "| dt | 1,200 | 100.0 [100.0, 100.0] (3) | 50.0 [50.0, 50.0] (2) | 75.0 | 1 |"
+    )
+    assert text[3] == (
+        "| x | 900 to 1,100 | 110.0 [90.0, 130.0] (3) | 70.0 [70.0, 70.0] (2) | 90.0 | "
+        f"{expected} |"
+    )
+
+
+def test_a_ratio_of_one_seed_has_no_interval() -> None:
+    ratio = offline_summary.ratio
+    assert ratio({"a": [71.0]}, {"a": [100.0]}) == "0.71 (1 / 1 seeds)"
+    assert ratio({"a": [71.0]}, {"a": [90.0, 110.0]}) == "0.71 (1 / 2 seeds)"
+    # One draw of two seeds on each side: 60 / 110 and 80 / 90 are a quarter of the draws each.
+    assert ratio({"a": [60.0, 80.0]}, {"a": [90.0, 110.0]}) == "0.70 [0.55, 0.89] (2 / 2 seeds)"
+    # The mean of the base is positive, a draw from it need not be.
+    assert ratio({"a": [60.0, 80.0]}, {"a": [-1.0, 110.0]}) == "-"
+    assert ratio({"a": [60.0]}, {"b": [50.0]}) == "-"
 
 
 def test_fine_tuning_goes_on_from_an_offline_run(
