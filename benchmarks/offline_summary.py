@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.commits import commits_of
 from benchmarks.offline_networks import Recipe
 from benchmarks.results.summary import Estimate, average, estimate, quotient
 from policies.report.statistics import summarize
@@ -52,7 +53,7 @@ class Found:
         network = settings["network"]
         dataset = f"{Path(settings['dataset']).stem}, context {settings['context']}"
         self.seeds[dataset].add(settings["seed"])
-        self.commits.add(result["commit"])
+        self.commits.update(commits_of(result))
         if "parameters" in result:
             self.parameters[network].add(result["parameters"])
         value = found["mean"] if found["score"] is None else found["score"]

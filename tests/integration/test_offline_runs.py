@@ -15,6 +15,7 @@ import torch
 from stable_baselines3 import TD3
 
 from benchmarks import (
+    commits,
     finetune_online,
     offline_corridor,
     offline_episodes,
@@ -85,6 +86,38 @@ def test_a_stopped_run_ends_as_one_that_was_not(
     assert [step for step, _ in whole["curve"]] == list(range(1, RECIPE.steps + 1))
     kept = {path.name for path in run.folder(tmp_path / "whole").glob("*.d3")}
     assert kept == {f"model_{whole[name]['step']}.d3" for name in ("last", "best")}
+
+
+def test_a_result_names_the_commits_of_all_its_parts(
+    corridor: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(corridor, "dt", 0, RECIPE)
+    progress = run.folder(tmp_path) / "progress.json"
+    monkeypatch.setattr(offline_training, "own_commit", lambda: "a1-dirty")
+    first = Training(run, tmp_path, time.time() - 1.0)
+    with pytest.raises(Late):
+        first.go()
+    assert json.loads(progress.read_text())["commits"] == ["a1-dirty"]  # before any stretch
+    monkeypatch.setattr(offline_training, "own_commit", lambda: "b2")
+    Training(run, tmp_path, time.time() + 1e6).go()
+    result = result_of(run, tmp_path)
+    assert result["commits"] == ["a1-dirty", "b2"]
+    (found,) = offline_summary.read(tmp_path, "last")
+    assert found.commits == {"a1-dirty", "b2"}
+    # A folder of before commits were kept.
+    state = json.loads(progress.read_text())
+    del state["commits"]
+    progress.write_text(json.dumps(state))
+    assert Training(run, tmp_path, 0.0).state["commits"] == ["unknown"]
+
+
+def test_the_commit_is_that_of_the_processs_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = iter(["a1", "b2"])
+    monkeypatch.setattr(commits, "current_commit", lambda: next(found))
+    commits.own_commit.cache_clear()
+    assert [commits.own_commit(), commits.own_commit()] == ["a1", "a1"]
+    commits.own_commit.cache_clear()
+    assert commits.commits_of({"commit": "a1"}) == commits.commits_of({"commits": ["a1"]}) == ["a1"]
 
 
 def test_a_run_does_not_go_on_with_other_settings(corridor: Path, tmp_path: Path) -> None:
