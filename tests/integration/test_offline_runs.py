@@ -1,11 +1,13 @@
 """The offline benchmark: runs that resume, its datasets, its table."""
 
+import hashlib
 import itertools
 import json
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium
@@ -343,8 +345,9 @@ def test_fine_tuning_goes_on_from_an_offline_run(
     monkeypatch.setattr(finetune_online, "TESTED", 2)
     words = f"--runs {tmp_path} --dataset {corridor} --networks dsformer-pssa --seeds 7 "
     words += f"--rounds 2 --episodes 2 --updates 3 --buffer 100 --table --out {tmp_path / 'tuned'}"
-    with pytest.raises(FileNotFoundError, match="no finished run"):
-        finetune_online.main(words.split())
+    missing = "no finished run .*_c20_7, .*_c20_8; .* --networks dsformer-pssa --seeds 7 8 --conte"
+    with pytest.raises(FileNotFoundError, match=missing):
+        finetune_online.main([*words.split(), "--seeds", "7", "8"])
     run = Run(corridor, "dsformer-pssa", 7, RECIPE)
     Training(run, tmp_path, time.time() + 1e6).go()
     trained = checkpoint_of(run, tmp_path)
@@ -363,8 +366,53 @@ def test_fine_tuning_goes_on_from_an_offline_run(
     assert steps[0] == 0 < steps[1] < steps[2]
     assert result["asked"] == pytest.approx(1.2)
     assert "| dsformer-pssa | " in capsys.readouterr().out
-    with pytest.raises(ValueError, match="other settings"):
+    assert result["settings"]["source"] == {
+        "path": "corridor_20/dsformer-pssa_c20_7/model_16.d3",
+        "sha256": hashlib.sha256(trained.read_bytes()).hexdigest(),
+    }
+    assert len(result["commits"]) == 1
+    with pytest.raises(ValueError, match=r"other settings \(noise is 0.2, but was 0.1\)"):
         finetune_online.main([*words.split(), "--noise", "0.2"])
+    with trained.open("ab") as file:  # as if it had been trained anew
+        file.write(b"0")
+    with pytest.raises(ValueError, match=r"other settings \(source is"):
+        finetune_online.main(words.split())
+    trained.unlink()
+    with pytest.raises(FileNotFoundError, match="last checkpoint of a finished run"):
+        finetune_online.main(words.split())
+
+
+def test_fine_tuning_stops_in_time_and_leaves_claimed_runs(
+    corridor: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = Run(corridor, "dt", 7, RECIPE)
+    Training(run, tmp_path, time.time() + 1e6).go()
+    words = f"--runs {tmp_path} --dataset {corridor} --networks dt --seeds 7 --buffer 100 "
+    words += f"--rounds 1 --episodes 1 --updates 1 --table --out {tmp_path / 'tuned'}"
+    capsys.readouterr()
+    with claimed(tmp_path / "tuned" / "corridor_20_dt_7"):
+        finetune_online.main(words.split())
+    assert capsys.readouterr().out == ""
+    finetune_online.main([*words.split(), "--minutes", "0"])
+    assert capsys.readouterr().out == "corridor_20_dt_7: the time is over\n"
+    # The time is over after the first evaluation, in the middle of a run.
+    clock = itertools.count()
+    times = SimpleNamespace(time=lambda: next(clock), perf_counter=time.perf_counter)
+    monkeypatch.setattr(finetune_online, "time", times)
+    played: list[int] = []
+
+    def evaluate(*_: object) -> list[float]:
+        played.append(1)
+        return [0.0]
+
+    monkeypatch.setattr(finetune_online, "evaluate", evaluate)
+    finetune_online.main([*words.split(), "--minutes", str(1.5 / 60)])
+    assert capsys.readouterr().out == "corridor_20_dt_7: the time is over\n"
+    assert len(played) == 1
+    assert not list((tmp_path / "tuned").glob("*.json"))
 
 
 def checkpoint_of(run: Run, out: Path) -> Path:
