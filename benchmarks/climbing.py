@@ -8,11 +8,13 @@ with two layers of 256 take TD3's step, uphill on the critic's value of their ac
 batches of 100, with Adam. The table has that value on observations left out, less the value of the
 run's own actor; the share of actions within 0.05 of their bounds; and the return of ten episodes.
 What an actor can climb in so few steps is not what it learns in a run; what it cannot climb here
-holds it back there.
+holds it back there. A result in --out is not made again; a folder holds those of one checkpoint.
 """
 
 import argparse
+import functools
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,10 +27,11 @@ from stable_baselines3 import TD3
 from torch import Tensor, nn
 
 from benchmarks.cloning import COUNTING, SIZES, Dense, play
+from benchmarks.commits import own_commit
 from benchmarks.energy import table
-from benchmarks.offline_training import commit
+from benchmarks.kept import check_settings, once, sha256
 from benchmarks.studies.text import spread
-from d3rlpy_spiking.cli.runs import read_json, write_json
+from d3rlpy_spiking.cli.runs import read_json
 from policies.actor import PopulationActor
 from sb3_spiking.distributed.checkpoints import Checkpoints
 from sb3_spiking.options import SpikingOptions
@@ -61,6 +64,7 @@ class Hill(NamedTuple):
         top: value of the run's own actor there.
         actions: action dimensions.
         env_id: where to play.
+        source: the checkpoint that it is of, and the digest of its model.
     """
 
     critic: Any
@@ -69,6 +73,7 @@ class Hill(NamedTuple):
     top: float
     actions: int
     env_id: str
+    source: Mapping[str, str]
 
     def value(self, obs: Tensor, actions: Tensor) -> Tensor:
         """The first critic's values, [B, 1]."""
@@ -103,7 +108,8 @@ def load(run: Path) -> Hill:
     with torch.no_grad():
         top = float(model.critic.q1_forward(held_out, model.actor(held_out)).mean())
     actions = int(np.prod(model.action_space.shape or ()))
-    return Hill(model.critic, seen[HELD_OUT:], held_out, top, actions, env_id)
+    source = {"checkpoint": checkpoint.name, "sha256": sha256(checkpoint / "model.zip")}
+    return Hill(model.critic, seen[HELD_OUT:], held_out, top, actions, env_id, source)
 
 
 def make(name: str, hill: Hill) -> nn.Module:
@@ -142,16 +148,33 @@ def climb(name: str, rate: float, seed: int, hill: Hill) -> dict[str, Any]:
     return {"below": below, "at_bounds": at_bounds, "returns": play(actor, hill.env_id)}
 
 
-def run_one(name: str, rate: float, seed: int, hill: Hill, args: argparse.Namespace) -> None:
-    """Climb and write it down; what is done is not repeated."""
-    slug = name.replace(", ", "-").replace(" ", "_")
-    path = args.out / f"{slug}_{rate:g}_{seed}.json"
-    if path.exists():
-        return
+def shared(args: argparse.Namespace, hill: Hill) -> dict[str, Any]:
+    """What all results in a folder have in common, so that its table compares actors."""
+    return {"run": args.run.name, "steps": MARKS[-1], **hill.source}
+
+
+def listed(args: argparse.Namespace, hill: Hill) -> list[tuple[Path, dict[str, Any]]]:
+    """The file of each actor, rate and seed, and what decides its content; seeds first."""
+    return [
+        (
+            args.out / f"{name.replace(', ', '-').replace(' ', '_')}_{rate:g}_{seed}.json",
+            {
+                "actor": name, "options": ACTORS[name], "rate": rate, "seed": seed,
+                **shared(args, hill),
+            },
+        )
+        for seed in args.seeds
+        for rate in args.rates
+        for name in args.actors
+    ]  # fmt: skip
+
+
+def climbed(settings: Mapping[str, Any], hill: Hill) -> dict[str, Any]:
+    """What becomes of one actor, rate and seed."""
+    name, rate, seed = settings["actor"], settings["rate"], settings["seed"]
     found = climb(name, rate, seed, hill)
-    about = {"actor": name, "options": ACTORS[name], "rate": rate, "seed": seed}
-    write_json(path, {**about, "run": args.run.name, "top": hill.top, **found, "commit": commit()})
     print(f"{name}, {rate:g}, seed {seed}: {np.mean(found['returns']):,.0f}", flush=True)
+    return {**settings, "top": hill.top, **found}
 
 
 def markdown(out: Path) -> str:
@@ -190,13 +213,19 @@ def main() -> None:
     add("--out", type=Path, default=Path("runs/climbing"))
     add("--table", action="store_true", help="print what is done")
     args = parser.parse_args()
+    own_commit()  # before anything long
     args.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
-    hill = load(args.run)
-    for seed in args.seeds:
-        for rate in args.rates:
-            for name in args.actors:
-                run_one(name, rate, seed, hill, args)
+    try:
+        hill = load(args.run)
+        for path in args.out.glob("*.json"):
+            check_settings(path, shared(args, hill))
+        for path, settings in listed(args, hill):
+            check_settings(path, settings)
+    except (FileNotFoundError, ValueError) as error:
+        parser.error(str(error))
+    for path, settings in listed(args, hill):
+        once(path, settings, functools.partial(climbed, settings, hill))
     if args.table:
         print(markdown(args.out))
 

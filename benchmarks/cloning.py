@@ -8,12 +8,15 @@ have exactly. Each actor then learns to copy it by mean squared error on the sam
 the same batches, with Adam at 1e-3 and a fifth of that in the last quarter. The table has the error
 on observations that were left out, over the actions' variance; and the return of ten episodes, in
 which an actor meets what follows from its own errors. Reinforcement learning can adapt a policy to
-its network, so this orders networks, it forecasts no return.
+its network, so this orders networks, it forecasts no return. A result in --out is not made again; a
+folder holds those of one dataset and number of steps.
 """
 
 import argparse
+import functools
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,11 +29,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from benchmarks.commits import own_commit
 from benchmarks.energy import table
+from benchmarks.kept import check_settings, once
 from benchmarks.offline_runs import SHARED
-from benchmarks.offline_training import commit
 from benchmarks.studies.text import spread
-from d3rlpy_spiking.cli.runs import read_json, write_json
+from d3rlpy_spiking.cli.runs import read_json
 from policies.actor import PopulationActor
 from sb3_spiking.options import SpikingOptions
 
@@ -142,23 +146,35 @@ def load(path: Path, steps: int) -> tuple[Data, str]:
         return Data(obs, teacher(obs), held_out), env_id
 
 
-def run(name: str, seed: int, data: Data, env_id: str, args: argparse.Namespace) -> None:
-    """One actor and seed; what is done is not repeated."""
-    path = args.out / f"{name.replace(', ', '-').replace(' ', '_')}_{seed}.json"
-    if path.exists():
-        return
+def shared(args: argparse.Namespace) -> dict[str, Any]:
+    """What all results in a folder have in common, so that its table compares actors."""
+    return {"steps": args.steps, "dataset": args.dataset.name}
+
+
+def listed(args: argparse.Namespace) -> list[tuple[Path, dict[str, Any]]]:
+    """The file of each actor and seed, and what decides its content; seeds first."""
+    return [
+        (
+            args.out / f"{name.replace(', ', '-').replace(' ', '_')}_{seed}.json",
+            {"actor": name, "options": ACTORS[name], "seed": seed, **shared(args)},
+        )
+        for seed in args.seeds
+        for name in args.actors
+    ]
+
+
+def copied(settings: Mapping[str, Any], data: Data, env_id: str) -> dict[str, Any]:
+    """What becomes of one actor and seed."""
+    name, seed, steps = settings["actor"], settings["seed"], settings["steps"]
     torch.manual_seed(seed)
     actor = make(name, data)
     start = time.perf_counter()
-    error = fit(actor, data, args.steps, seed)
+    error = fit(actor, data, steps, seed)
     seconds = time.perf_counter() - start
-    result = {
-        "actor": name, "options": ACTORS[name], "seed": seed, "steps": args.steps,
-        "dataset": args.dataset.name, "error": error, "returns": play(actor, env_id),
-        "ms_per_step": 1e3 * seconds / args.steps, "commit": commit(),
-    }  # fmt: skip
-    write_json(path, result)
-    print(f"{name}, seed {seed}: error {error:.4f}, return {np.mean(result['returns']):,.0f}")
+    returns = play(actor, env_id)
+    print(f"{name}, seed {seed}: error {error:.4f}, return {np.mean(returns):,.0f}", flush=True)
+    ms_per_step = 1e3 * seconds / steps
+    return {**settings, "error": error, "returns": returns, "ms_per_step": ms_per_step}
 
 
 def markdown(out: Path) -> str:
@@ -192,12 +208,19 @@ def main() -> None:
     add("--out", type=Path, default=Path("runs/cloning"))
     add("--table", action="store_true", help="print what is done")
     args = parser.parse_args()
+    own_commit()  # before anything long
     args.out.mkdir(parents=True, exist_ok=True)
+    try:
+        for path in args.out.glob("*.json"):
+            check_settings(path, shared(args))
+        for path, settings in listed(args):
+            check_settings(path, settings)
+    except ValueError as error:
+        parser.error(str(error))
     torch.set_num_threads(1)
     data, env_id = load(args.dataset, args.steps)
-    for seed in args.seeds:
-        for name in args.actors:
-            run(name, seed, data, env_id, args)
+    for path, settings in listed(args):
+        once(path, settings, functools.partial(copied, settings, data, env_id))
     if args.table:
         print(markdown(args.out))
 

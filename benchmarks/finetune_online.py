@@ -8,7 +8,8 @@ data fill a buffer; in each round the network plays `--episodes` with noise on i
 for `--ask` times the return of the offline data's best episode; they replace the oldest ones, and
 the network trains on the buffer for `--updates` steps. Returns-to-go are those that came of it, so
 that what was asked for and not reached is learned as what it was. Before the first round and after
-each, ten noiseless episodes are played.
+each, ten noiseless episodes are played. What is done is skipped, what another process works on is
+left to it.
 
 Source of the scheme: the Online Decision Transformer of Zheng, Zhang, Grover 2022
 (arXiv:2202.05607). Its policy is stochastic and trained with an entropy bound; ours stays
@@ -17,11 +18,12 @@ deterministic, and the noise is fixed.
 
 import argparse
 import dataclasses
-import json
+import functools
 import os
+import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 # Before numpy and torch start their threads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -32,12 +34,15 @@ from d3rlpy.constants import ActionSpace
 from d3rlpy.dataset import Episode, FIFOBuffer, ReplayBuffer
 from d3rlpy.optimizers import AdamWFactory
 
+from benchmarks.commits import own_commit
 from benchmarks.energy import table
-from benchmarks.offline_episodes import Played, evaluate, roll_out
-from benchmarks.offline_training import Task, commit, seed_all, summary
+from benchmarks.jobs import share_out
+from benchmarks.kept import check_settings, once, sha256
+from benchmarks.offline_episodes import Played, environment, evaluate, roll_out
+from benchmarks.offline_training import Late, Task, seed_all, summary
 from benchmarks.studies.text import spread
 from d3rlpy_spiking.cli.quiet import quiet_logs
-from d3rlpy_spiking.cli.runs import load_algorithm, read_json, write_json
+from d3rlpy_spiking.cli.runs import load_algorithm, read_json
 
 TESTED = 10  # noiseless episodes after each round
 _TEST_SEED = 3000
@@ -80,8 +85,14 @@ def best_episodes(buffer: ReplayBuffer, steps: int) -> list[Any]:
     return chosen[::-1]
 
 
-def fine_tune(path: Path, task: Task, seed: int, args: argparse.Namespace) -> dict[str, Any]:
-    """Fine-tune a checkpoint and say how its returns went."""
+def fine_tune(
+    path: Path, task: Task, seed: int, args: argparse.Namespace, deadline: float
+) -> dict[str, Any]:
+    """Fine-tune a checkpoint and say how its returns went.
+
+    Raises:
+        Late: if `time.time()` passes the deadline before the last round.
+    """
     seed_all(seed)
     algo = reopened(path, args.learning_rate)
     start = best_episodes(task.buffer, args.buffer)
@@ -97,6 +108,8 @@ def fine_tune(path: Path, task: Task, seed: int, args: argparse.Namespace) -> di
     rounds: list[dict[str, Any]] = []
     lived, began = 0, time.perf_counter()
     for index in range(args.rounds + 1):
+        if time.time() > deadline:
+            raise Late
         entry: dict[str, Any] = {"env_steps": lived}
         if index:
             first = _PLAY_SEED * (seed + 1) + args.episodes * index
@@ -140,21 +153,70 @@ def markdown(found: dict[str, list[dict[str, Any]]]) -> str:
     return table(("network", "before", "halfway", "after", "gain", "environment steps"), rows)
 
 
-def checkpoint(args: argparse.Namespace, network: str, seed: int) -> Path:
-    """The last checkpoint of an offline run.
+class Source(NamedTuple):
+    """The offline run that a fine-tuning starts from."""
+
+    network: str
+    seed: int
+
+    def folder(self, args: argparse.Namespace) -> Path:
+        """Its checkpoints."""
+        return Path(args.runs, args.dataset.stem, f"{self.network}_c{args.context}_{self.seed}")
+
+    def checkpoint(self, args: argparse.Namespace) -> Path | None:
+        """Its last checkpoint; None if it is not done."""
+        folder = self.folder(args)
+        # No with_suffix: it would cut names that hold a dot.
+        result = folder.with_name(f"{folder.name}.json")
+        if not result.exists():
+            return None
+        path = folder / f"model_{read_json(result)['last']['step']}.d3"
+        if not path.exists():
+            raise FileNotFoundError(
+                f"there is no {path}, the last checkpoint of a finished run; put it back, or "
+                f"remove {result} and {folder} and train it anew"
+            )
+        return path
+
+    def result(self, args: argparse.Namespace) -> Path:
+        """The file of its fine-tuning."""
+        return Path(args.out, f"{args.dataset.stem}_{self.network}_{self.seed}.json")
+
+
+def listed(args: argparse.Namespace) -> list[Source]:
+    """Seeds first: a stopped list has all networks with the same seeds."""
+    return [Source(network, seed) for seed in args.seeds for network in args.networks]
+
+
+def checkpoints(args: argparse.Namespace) -> dict[Source, Path]:
+    """Where each fine-tuning starts.
 
     Raises:
-        FileNotFoundError: if that run is not done.
+        FileNotFoundError: naming all offline runs that are not done, or one that has lost its
+            checkpoint.
     """
-    run = args.runs / args.dataset.stem / f"{network}_c{args.context}_{seed}"
-    try:
-        step = json.loads(run.with_suffix(".json").read_text(encoding="utf-8"))["last"]["step"]
-    except FileNotFoundError:
+    found = {source: source.checkpoint(args) for source in listed(args)}
+    missing = [source for source, path in found.items() if path is None]
+    if missing:
+        networks = " ".join(dict.fromkeys(source.network for source in missing))
+        seeds = " ".join(dict.fromkeys(str(source.seed) for source in missing))
         raise FileNotFoundError(
-            f"there is no finished run {run}; train it: python -m benchmarks.offline_runs "
-            f"--networks {network} --datasets {args.dataset} --out {args.runs}"
-        ) from None
-    return Path(run, f"model_{step}.d3")
+            f"there is no finished run {', '.join(str(one.folder(args)) for one in missing)}; "
+            f"train what is missing: python -m benchmarks.offline_runs --networks {networks} "
+            f"--seeds {seeds} --contexts {args.context} --datasets {args.dataset} --out {args.runs}"
+        )
+    return {source: path for source, path in found.items() if path is not None}
+
+
+def settings_of(source: Source, path: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """What decides a result; of the checkpoint its path below --runs and its digest."""
+    names = ("rounds", "episodes", "updates", "buffer", "noise", "ask", "learning_rate", "context")
+    return {
+        **{name: getattr(args, name) for name in names},
+        **source._asdict(),
+        "dataset": args.dataset.name,
+        "source": {"path": path.relative_to(args.runs).as_posix(), "sha256": sha256(path)},
+    }
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -175,43 +237,80 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--noise", type=float, default=0.1, help="sd of the noise on actions in [-1, 1]")
     add("--ask", type=float, default=1.2, help="return asked for, in best returns of the data")
     add("--learning-rate", type=float, default=1e-4)
-    add("--minutes", type=float, default=1e6, help="start nothing new after so long")
-    add("--table", action="store_true", help="print a table of what is done at the end")
+    minutes_help = "stop after so long; what is in the middle then begins anew the next time"
+    add("--minutes", type=float, default=1e6, help=minutes_help)
+    add("--jobs", type=int, default=1, help="processes at a time")
+    table_help = "print a table of what is done at the end"
+    add("--table", action=argparse.BooleanOptionalAction, default=False, help=table_help)
     add("--out", type=Path, default=Path("runs/studies/finetune"))
     return parser.parse_args(arguments)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Fine-tune what is missing."""
-    args = parse(arguments)
+def check(args: argparse.Namespace) -> None:
+    """Raise for what would fail hours later.
+
+    Raises:
+        FileNotFoundError: if the dataset or an offline checkpoint is missing.
+        ValueError: if a result was made with other settings, or the dataset's environment cannot
+            be made.
+    """
+    if not args.dataset.is_file():
+        raise FileNotFoundError(f"there is no dataset {args.dataset}; name one with --dataset")
+    environment(args.dataset)
+    for source, path in checkpoints(args).items():
+        check_settings(source.result(args), settings_of(source, path, args))
+
+
+def made(
+    settings: dict[str, Any], path: Path, task: Task, args: argparse.Namespace, deadline: float
+) -> dict[str, Any]:
+    """What is kept of a fine-tuning."""
+    with quiet_logs():
+        return {"settings": settings} | fine_tune(path, task, settings["seed"], args, deadline)
+
+
+def work(args: argparse.Namespace) -> None:
+    """Fine-tune what is missing, until the time is over."""
     torch.set_num_threads(1)
     deadline = time.time() + 60 * args.minutes
-    args.out.mkdir(parents=True, exist_ok=True)
-    kept = ("rounds", "episodes", "updates", "buffer", "noise", "ask", "learning_rate", "context")
-    settings = {name: getattr(args, name) for name in kept} | {"dataset": args.dataset.name}
+    with quiet_logs():
+        task = Task.load(args.dataset, args.context)
+    for source, path in checkpoints(args).items():
+        settings, kept = settings_of(source, path, args), source.result(args)
+        make = functools.partial(made, settings, path, task, args, deadline)
+        try:
+            result = once(kept, settings, make)
+        except Late:
+            print(f"{kept.stem}: the time is over", flush=True)
+            return
+        if result is not None:
+            print(f"{kept.stem}: {shown(result, 0):.1f} -> {shown(result, -1):.1f}", flush=True)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Fine-tune what is missing, and print the table of what is there.
+
+    Raises:
+        FileNotFoundError, ValueError: as `check`.
+    """
+    own_commit()  # before anything long
+    args = parse(arguments)
+    check(args)
+    if args.jobs > 1:
+        words = sys.argv[1:] if arguments is None else arguments
+        share_out("benchmarks.finetune_online", [*words, "--no-table"], args.jobs)
+    else:
+        work(args)
     found: dict[str, list[dict[str, Any]]] = {}
-    task: Task | None = None
-    for seed in args.seeds:
-        for network in args.networks:
-            path = args.out / f"{args.dataset.stem}_{network}_{seed}.json"
-            if not path.exists():
-                if time.time() > deadline:
-                    continue
-                task = task or Task.load(args.dataset, args.context)
-                with quiet_logs():
-                    result = fine_tune(checkpoint(args, network, seed), task, seed, args)
-                write_json(path, {"settings": settings, "commit": commit()} | result)
-            result = read_json(path)
-            if result["settings"] != settings:
-                raise ValueError(
-                    f"{path} was made with other settings, {result['settings']} and not "
-                    f"{settings}; restore them, or choose another --out"
-                )
-            found.setdefault(network, []).append(result)
-            print(f"{path.stem}: {shown(result, 0):.1f} -> {shown(result, -1):.1f}", flush=True)
+    for source in listed(args):
+        if source.result(args).exists():
+            found.setdefault(source.network, []).append(read_json(source.result(args)))
     if args.table and found:
         print(markdown(found))
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (ValueError, FileNotFoundError) as error:
+        sys.exit(f"error: {error}")

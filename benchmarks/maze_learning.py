@@ -6,7 +6,8 @@
 Every run has the same mazes, width, blocks, heads, context, optimizer, learning-rate schedule and
 steps; a seed gives weights and batches. `--encoders wavefront` gives spiking transformers the
 spiking planner and the dense one its dense counterpart; `--encoders flat` gives both two dense
-layers on the flattened observation. A run that has its file in --out is not repeated.
+layers on the flattened observation. A run that has its file in --out is not repeated, one that
+another process works on is left to it.
 
 `--study` has mazes few and small enough to be learned with the flat encoder, so that spike steps,
 threshold and leak make a difference, and seeds.
@@ -14,7 +15,9 @@ threshold and leak make a difference, and seeds.
 
 import argparse
 import dataclasses
+import functools
 import json
+import sys
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,11 +29,14 @@ from d3rlpy.optimizers import GPTAdamWFactory
 from d3rlpy.torch_utility import TorchTrajectoryMiniBatch
 from torch import Tensor, nn
 
+from benchmarks.commits import own_commit
 from benchmarks.energy import table
-from benchmarks.offline_training import commit, seed_all
+from benchmarks.jobs import share_out
+from benchmarks.kept import check_settings, once
+from benchmarks.offline_training import seed_all
 from benchmarks.studies.text import mean_of, spread
 from d3rlpy_spiking import STRLConfig
-from d3rlpy_spiking.cli.runs import read_json, write_json
+from d3rlpy_spiking.cli.runs import read_json
 from d3rlpy_spiking.maze import (
     WavefrontEncoderFactory,
     accuracy,
@@ -136,6 +142,18 @@ def make_algo(run: Run, args: argparse.Namespace) -> Any:
     return STRLConfig(**common, **spiking).create()
 
 
+def path_of(run: Run, seed: int, args: argparse.Namespace) -> Path:
+    """The file of a run and seed."""
+    mazes = f"{args.n_mazes}_of_{args.size}x{args.size}"
+    return Path(args.out, mazes, f"{run.name}-{args.steps}-{seed}.json")
+
+
+def settings_of(run: Run, seed: int, args: argparse.Namespace) -> dict[str, Any]:
+    """What decides its content."""
+    shared = ("steps", "n_mazes", "size", "trajectories", "maze_seed", "width", "walks")
+    return run._asdict() | {"seed": seed} | {name: getattr(args, name) for name in shared}
+
+
 def execute(run: Run, data: Any, args: argparse.Namespace, seed: int) -> dict[str, Any]:
     """Train and measure one run."""
     seed_all(seed)
@@ -149,8 +167,7 @@ def execute(run: Run, data: Any, args: argparse.Namespace, seed: int) -> dict[st
         show_progress=False,
     )
     seconds = time.perf_counter() - start
-    row: dict[str, Any] = run._asdict() | {"steps": args.steps, "seconds": seconds, "seed": seed}
-    row["commit"] = commit()
+    row: dict[str, Any] = settings_of(run, seed, args) | {"seconds": seconds}
     row["parameters"] = sum(p.numel() for p in algo.impl.modules.transformer.parameters())
     for split in ("pairs", "mazes"):
         walks = getattr(data, split)
@@ -213,18 +230,28 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--width", type=int, default=64)
     add("--walks", type=int, default=150)
     add("--minutes", type=float, default=1e6, help="start no run after so long")
-    add("--table", action="store_true", help="print a table of what is done at the end")
+    add("--jobs", type=int, default=1, help="processes at a time")
+    table_help = "print a table of what is done at the end"
+    add("--table", action=argparse.BooleanOptionalAction, default=False, help=table_help)
     add("--out", type=Path, default=Path("runs/maze"))
     if parser.parse_args(arguments).study:
         parser.set_defaults(**STUDY)
-    return parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
+    try:
+        for run, seed in listed(args):
+            check_settings(path_of(run, seed, args), settings_of(run, seed, args))
+    except ValueError as error:
+        parser.error(str(error))
+    return args
 
 
-def main() -> None:
+def listed(args: argparse.Namespace) -> list[tuple[Run, int]]:
+    """Runs with their seeds, seeds first: a stopped list has all networks with the same seeds."""
+    return [(run, seed) for seed in args.seeds for run in make_runs(args.encoders, args.study)]
+
+
+def work(args: argparse.Namespace) -> None:
     """Run what is missing; print one line a run."""
-    args = parse()
-    out = args.out / f"{args.n_mazes}_of_{args.size}x{args.size}"
-    out.mkdir(parents=True, exist_ok=True)
     deadline = time.time() + 60 * args.minutes
     data = maze_dataset(
         seed=args.maze_seed,
@@ -232,18 +259,30 @@ def main() -> None:
         size=args.size,
         trajectories_per_maze=args.trajectories,
     )
-    found: dict[Run, list[dict[str, Any]]] = {}
-    for seed in args.seeds:
-        for run in make_runs(args.encoders, args.study):
-            path = out / f"{run.name}-{args.steps}-{seed}.json"
-            if not path.exists():
-                if time.time() > deadline:
-                    continue
-                write_json(path, execute(run, data, args, seed))
-            row = read_json(path)
-            found.setdefault(run, []).append(row)
-            print(path.stem, json.dumps(row), flush=True)
+    for run, seed in listed(args):
+        path = path_of(run, seed, args)
+        if path.exists() or time.time() < deadline:
+            make = functools.partial(execute, run, data, args, seed)
+            row = once(path, settings_of(run, seed, args), make)
+            if row is not None:
+                print(path.stem, json.dumps(row), flush=True)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run what is missing, and print the table of what is there."""
+    own_commit()  # before anything long
+    args = parse(arguments)
+    if args.jobs > 1:
+        words = sys.argv[1:] if arguments is None else arguments
+        share_out("benchmarks.maze_learning", [*words, "--no-table"], args.jobs)
+    else:
+        work(args)
     if args.table:
+        found: dict[Run, list[dict[str, Any]]] = {}
+        for run, seed in listed(args):
+            path = path_of(run, seed, args)
+            if path.exists():
+                found.setdefault(run, []).append(read_json(path))
         print(markdown(found))
 
 

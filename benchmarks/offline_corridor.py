@@ -75,16 +75,19 @@ class Corridor(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         return np.array([cue, self._x / self.length, self._y / TURN, junction], np.float32)
 
 
+# Not __name__, which is "__main__" in the process that writes a dataset.
+_MODULE = "benchmarks.offline_corridor"
+
+
 def env_id(length: int) -> str:
-    """Name of a registered corridor."""
-    return f"Corridor{length}-v0"
+    """Name of a corridor; gymnasium.make imports the module before the colon, in any process."""
+    return f"{_MODULE}:Corridor{length}-v0"
 
 
 for _length in LENGTHS:
-    if env_id(_length) not in gymnasium.registry:
-        gymnasium.register(
-            env_id(_length), "benchmarks.offline_corridor:Corridor", kwargs={"length": _length}
-        )
+    _name = env_id(_length).split(":")[1]
+    if _name not in gymnasium.registry:
+        gymnasium.register(_name, f"{_MODULE}:Corridor", kwargs={"length": _length})
 
 
 def collect(length: int, episodes: int, seed: int) -> dict[str, NDArray[Any]]:

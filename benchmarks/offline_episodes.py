@@ -2,6 +2,7 @@
 
 from collections import deque
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -11,6 +12,35 @@ from numpy.typing import NDArray
 
 # Returns to ask for: the first of DSFormer's release for each environment.
 TARGETS = {"Hopper-v4": 3600.0, "HalfCheetah-v4": 12000.0, "Walker2d-v4": 5000.0}
+
+
+def environment(path: Path) -> tuple[str, float]:
+    """Id of a dataset's environment, which can be made, and the return to ask it for.
+
+    Args:
+        path: an archive of arrays, with env_id, and target if TARGETS has none.
+
+    Raises:
+        ValueError: if it names no environment, one that cannot be made, or no target.
+    """
+    with np.load(path) as arrays:
+        if "env_id" not in arrays:
+            raise ValueError(f"{path} must name its environment in an array env_id")
+        env_id = str(arrays["env_id"])
+        target = float(arrays["target"]) if "target" in arrays else TARGETS.get(env_id)
+    if target is None:
+        raise ValueError(
+            f"{path} must hold the return to ask {env_id!r} for in an array target; without one "
+            f"only {', '.join(TARGETS)} are known"
+        )
+    try:
+        gymnasium.make(env_id).close()  # type: ignore[no-untyped-call]  # gymnasium's
+    except (gymnasium.error.Error, ImportError) as error:
+        raise ValueError(
+            f"the environment {env_id!r} of {path} cannot be made ({error}); install it, or write "
+            'the dataset anew with an env_id of the form "module:Id", whose module registers it'
+        ) from error
+    return env_id, target
 
 
 class Contexts:

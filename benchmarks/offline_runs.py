@@ -12,7 +12,6 @@ of eight. `--list` shows what is done. --networks takes names and groups: main, 
 import argparse
 import dataclasses
 import os
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -23,6 +22,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 
+from benchmarks.jobs import share_out
+from benchmarks.offline_episodes import environment
 from benchmarks.offline_networks import GROUPS, NETWORKS, Recipe, network_names
 from benchmarks.offline_training import Late, Run, Training
 from benchmarks.online_learning import claimed
@@ -54,7 +55,8 @@ def check(args: argparse.Namespace) -> None:
 
     Raises:
         FileNotFoundError: if a dataset is missing.
-        ValueError: if two have one name, or a run was done with other settings.
+        ValueError: if two have one name, the environment of one cannot be made, or a run was done
+            with other settings.
     """
     for path in args.datasets:
         if not path.is_file():
@@ -62,6 +64,7 @@ def check(args: argparse.Namespace) -> None:
                 f"there is no dataset {path}; name those that there are with --datasets, or make "
                 "it: python -m benchmarks.offline_replay_data, or offline_corridor"
             )
+        environment(path)
     stems = [path.stem for path in args.datasets]
     if len(set(stems)) < len(stems):
         raise ValueError(f"datasets must have different names, got {stems}")
@@ -102,10 +105,7 @@ def work(run: Run, out: Path, deadline: float) -> None:
 def workers(args: argparse.Namespace) -> None:
     """Walk through the list, `--jobs` processes at a time."""
     if args.jobs > 1:
-        line = [sys.executable, "-m", "benchmarks.offline_runs", *sys.argv[1:], "--jobs", "1"]
-        codes = [process.wait() for process in [subprocess.Popen(line) for _ in range(args.jobs)]]
-        if any(codes):
-            sys.exit(1)
+        share_out("benchmarks.offline_runs", sys.argv[1:], args.jobs)
         return
     torch.set_num_threads(1)
     deadline = time.time() + 60 * args.minutes

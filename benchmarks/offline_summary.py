@@ -1,11 +1,12 @@
-"""A Markdown table of what benchmarks.offline_runs has written.
+"""Markdown tables of what benchmarks.offline_runs has written, one for each recipe.
 
     python -m benchmarks.offline_summary --out runs/offline [--checkpoint last]
 
 A cell holds the mean over seeds of D4RL's score (of the return where D4RL has no reference), its
 95 % bootstrap interval over seeds, and their number. The last columns are the mean over datasets
 and its ratio to the dense network's, over the datasets that both have; its interval resamples the
-seeds of both. With three seeds intervals are too narrow: see policies.report.statistics.
+seeds of both as benchmarks.results.summary does, and is left out where one of them has a single
+seed. With three seeds intervals are too narrow: see policies.report.statistics.
 """
 
 import argparse
@@ -17,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from benchmarks.commits import commits_of
 from benchmarks.offline_networks import Recipe
-from policies.report.statistics import LEVEL, RESAMPLES, summarize
+from benchmarks.results.summary import Estimate, average, estimate, quotient
+from policies.report.statistics import summarize
 
 # Values of each network on each dataset: table[network][dataset].
 Table = dict[str, dict[str, list[float]]]
@@ -29,52 +31,54 @@ BASE = "dt"
 
 @dataclass
 class Found:
-    """Results below a folder.
+    """Results of one recipe below a folder.
 
     Attributes:
+        recipe: what its runs share; a context is part of a dataset's name.
         table: values of each network on each dataset.
-        recipes: what its runs share, for each dataset.
+        parameters: numbers of them that each network has, by dataset and context.
         seeds: those that are done, for each dataset.
         commits: of all.
     """
 
+    recipe: dict[str, Any]
     table: Table = field(default_factory=lambda: defaultdict(lambda: defaultdict(list)))
-    recipes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    parameters: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
     seeds: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
     commits: set[str] = field(default_factory=set)
 
-    def add(self, path: Path, checkpoint: str) -> None:
-        """Add a run's file.
-
-        Raises:
-            ValueError: if its recipe is not that of the others on its dataset.
-        """
-        result = json.loads(path.read_text(encoding="utf-8"))
+    def add(self, result: dict[str, Any], checkpoint: str) -> None:
+        """Add what a run's file holds."""
         settings, found = result["settings"], result[checkpoint]
-        recipe = {f.name: settings[f.name] for f in dataclasses.fields(Recipe)}
+        network = settings["network"]
         dataset = f"{Path(settings['dataset']).stem}, context {settings['context']}"
-        if self.recipes.setdefault(dataset, recipe) != recipe:
-            raise ValueError(
-                f"{path} was made with {recipe}, others on that dataset with "
-                f"{self.recipes[dataset]}: they cannot be compared; keep them in separate folders"
-            )
         self.seeds[dataset].add(settings["seed"])
-        self.commits.add(result["commit"])
+        self.commits.update(commits_of(result))
+        if "parameters" in result:
+            self.parameters[network].add(result["parameters"])
         value = found["mean"] if found["score"] is None else found["score"]
-        self.table[settings["network"]][dataset].append(value)
+        self.table[network][dataset].append(value)
+
+    @property
+    def title(self) -> str:
+        """The recipe in a line."""
+        return ", ".join(f"{key} {value}" for key, value in self.recipe.items())
 
     def notes(self) -> str:
         """A line for each dataset, and the commits."""
         lines = [
-            f"- {name}: seeds {', '.join(map(str, sorted(self.seeds[name])))}; "
-            + ", ".join(f"{key} {value}" for key, value in recipe.items() if key != "context")
-            for name, recipe in sorted(self.recipes.items())
+            f"- {name}: seeds {', '.join(map(str, sorted(seeds)))}"
+            for name, seeds in sorted(self.seeds.items())
         ]
         return "\n".join([*lines, f"- commit {', '.join(sorted(self.commits))}"])
 
+    def text(self) -> str:
+        """Recipe, table and notes."""
+        return f"{self.title}\n\n{markdown(self.table, self.parameters)}\n\n{self.notes()}"
 
-def read(out: Path, checkpoint: str) -> Found:
-    """The runs that are done below a folder.
+
+def read(out: Path, checkpoint: str) -> list[Found]:
+    """The runs that are done below a folder, by recipe.
 
     Args:
         out: the folder.
@@ -82,14 +86,16 @@ def read(out: Path, checkpoint: str) -> Found:
 
     Raises:
         FileNotFoundError: if there are none.
-        ValueError: if runs on one dataset have different recipes.
     """
-    found = Found()
+    found: dict[str, Found] = {}
     for path in sorted(out.glob("*/*.json")):
-        found.add(path, checkpoint)
-    if not found.table:
+        result = json.loads(path.read_text(encoding="utf-8"))
+        names = [one.name for one in dataclasses.fields(Recipe) if one.name != "context"]
+        recipe = {name: result["settings"][name] for name in names}
+        found.setdefault(json.dumps(recipe), Found(recipe)).add(result, checkpoint)
+    if not found:
         raise FileNotFoundError(f"no run below {out} is done; start benchmarks.offline_runs")
-    return found
+    return list(found.values())
 
 
 def cell(values: list[float]) -> str:
@@ -103,58 +109,68 @@ def cell(values: list[float]) -> str:
 
 
 def ratio(ours: dict[str, list[float]], base: dict[str, list[float]]) -> str:
-    """The mean over shared datasets divided by the base's, with its interval."""
+    """The mean over shared datasets divided by the base's, its interval, and the seeds of both."""
     shared = [name for name in ours if name in base]
     # A ratio to nothing says nothing; so does one to what may be nothing.
-    if not shared or min(_mean(base, [name]) for name in shared) <= 0.0:
+    if not shared or min(min(base[name]) for name in shared) <= 0.0:
         return "-"
     rng = np.random.default_rng(0)
     above, below = (
-        sum(_resampled(side[name], rng) for name in shared) / len(shared) for side in (ours, base)
+        average([estimate(np.array(side[name]), rng) for name in shared]) for side in (ours, base)
     )
-    mean = _mean(ours, shared) / _mean(base, shared)
-    tail = (1.0 - LEVEL) / 2.0
-    low, high = np.quantile(above / below, [tail, 1.0 - tail]).tolist()
-    return f"{mean:.2f} [{low:.2f}, {high:.2f}]"
+    seeds = " / ".join(_range({len(side[name]) for name in shared}) for side in (ours, base))
+    return f"{_shown(quotient(above, below))} ({seeds} seeds)"
 
 
-def _resampled(values: list[float], rng: np.random.Generator) -> NDArray[np.float64]:
-    numbers = np.asarray(values)
-    means: NDArray[np.float64] = numbers[
-        rng.integers(0, len(numbers), (RESAMPLES, len(numbers)))
-    ].mean(axis=1)
-    return means
+def _shown(found: Estimate) -> str:
+    if found.interval is None:
+        return f"{found.value:.2f}"
+    low, high = found.interval
+    return f"{found.value:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def _range(numbers: set[int]) -> str:
+    return " to ".join(f"{number:,}" for number in sorted({min(numbers), max(numbers)}))
 
 
 def _mean(values: dict[str, list[float]], names: list[str]) -> float:
     return float(np.mean([np.mean(values[name]) for name in names]))
 
 
-def markdown(table: Table) -> str:
-    """The table."""
+def markdown(table: Table, parameters: dict[str, set[int]]) -> str:
+    """The table.
+
+    Args:
+        table: values of each network on each dataset.
+        parameters: numbers of them; a network need not be in it.
+    """
     datasets = sorted({name for values in table.values() for name in values})
     base = table.get(BASE, {})
-    rows = [["network", *datasets, "mean over datasets", f"ratio to {BASE}"]]
+    rows = [["network", "parameters", *datasets, "mean over datasets", f"ratio to {BASE}"]]
     rows.append(["---"] * len(rows[0]))
     for network, values in table.items():
+        size = _range(parameters[network]) if network in parameters else "-"
         cells = [cell(values.get(name, [])) for name in datasets]
         whole = all(name in values for name in datasets)
         mean = f"{_mean(values, datasets):.1f}" if whole else "-"
         against = "1" if network == BASE else ratio(values, base)
-        rows.append([network, *cells, mean, against])
+        rows.append([network, size, *cells, mean, against])
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
 def main() -> None:
-    """Print the table."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, default=Path("runs/offline"))
     parser.add_argument("--checkpoint", choices=["last", "best"], default="last")
     args = parser.parse_args()
-    found = read(args.out, args.checkpoint)
-    print(f"{markdown(found.table)}\n\n{found.notes()}")
+    try:
+        found = read(args.out, args.checkpoint)
+    except FileNotFoundError as error:
+        parser.error(str(error))
+    print("\n\n".join(one.text() for one in found))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ one that was not; what is lost is the stretch that it was in. After every second
 checkpoint plays ten episodes; the last checkpoint and the best by these play twenty others.
 """
 
-import subprocess
 import time
 import warnings
 from dataclasses import dataclass
@@ -24,7 +23,8 @@ from d3rlpy.dataset import (
 )
 from d3rlpy.logging import LoggerAdapter, LoggerAdapterFactory
 
-from benchmarks.offline_episodes import TARGETS, evaluate
+from benchmarks.commits import own_commit
+from benchmarks.offline_episodes import TARGETS, environment, evaluate
 from benchmarks.offline_networks import Recipe, describe, make_config
 from d3rlpy_spiking.cli.quiet import quiet_logs
 from d3rlpy_spiking.cli.runs import load_algorithm, read_json, save_algorithm, write_json
@@ -61,14 +61,10 @@ class Task:
 
         Raises:
             FileNotFoundError: if it is not there.
-            ValueError: if it names no environment.
+            ValueError: if its environment cannot be made, or it is no dataset.
         """
+        env, target = environment(path)
         buffer = load_npz(path)
-        with np.load(path) as arrays:
-            if "env_id" not in arrays:
-                raise ValueError(f"{path} must name its environment in an array env_id")
-            env = str(arrays["env_id"])
-            target = float(arrays["target"]) if "target" in arrays else TARGETS[env]
         if max(len(episode) for episode in buffer.episodes) <= context:
             # Else most batches would hold no episode's end, and padding in place of it.
             info = buffer.dataset_info
@@ -195,7 +191,7 @@ class Training:
         self._file = self.folder / "progress.json"
         self.state: dict[str, Any] = {
             "settings": run.settings(), "step": 0, "curve": [], "scored": [], "seconds": 0.0,
-            "cpu_seconds": 0.0,
+            "cpu_seconds": 0.0, "commits": [],
         }  # fmt: skip
         if self._file.exists():
             before = read_json(self._file)
@@ -204,7 +200,8 @@ class Training:
                     f"{self.folder} holds a run with other settings, {before['settings']} and not "
                     f"{self.state['settings']}; restore them, or choose another --out"
                 )
-            self.state = before
+            # Files of before this was kept: the code of their steps is not known.
+            self.state = {"commits": ["unknown"] if before["step"] else []} | before
 
     def go(self) -> None:
         """Train what is left, play, and write the file.
@@ -212,6 +209,9 @@ class Training:
         Raises:
             Late: if the time is over first.
         """
+        if own_commit() not in self.state["commits"]:
+            self.state["commits"].append(own_commit())
+        write_json(self._file, self.state)  # before training: others may commit meanwhile
         task = Task.load(self.run.dataset, self.run.recipe.context)
         with quiet_logs(), warnings.catch_warnings():
             # A stretch ends before PTBN's transition does; the run does not.
@@ -274,7 +274,6 @@ class Training:
                 "env": task.env,
                 "target": task.target,
                 "parameters": sum(p.numel() for p in network.parameters()),
-                "commit": commit(),
                 "last": {"step": last} | summary(task.env, scored[last]),
                 "best": {"step": best} | summary(task.env, scored[best]),
             },
@@ -310,15 +309,3 @@ def summary(env: str, returns: list[float]) -> dict[str, Any]:
     except ValueError:
         score = None
     return {"returns": returns, "mean": mean, "sd": float(np.std(returns)), "score": score}
-
-
-def commit() -> str:
-    """The commit that is checked out, with "+" where files differ from it; "" without git."""
-    found = []
-    for line in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"]):
-        try:
-            done = subprocess.run(["git", *line], capture_output=True, text=True, check=True)
-        except (OSError, subprocess.CalledProcessError):
-            return ""
-        found.append(done.stdout.strip())
-    return found[0] + ("+" if found[1] else "")

@@ -31,6 +31,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks import stages
+from benchmarks.commits import current_commit
 
 EVAL_FREQ, EPISODES, SAVE_FREQ = 10_000, 10, 25_000
 ENVS = ("HalfCheetah-v4", "Hopper-v4", "Walker2d-v4", "Ant-v4")
@@ -128,9 +129,7 @@ def has_checkpoint(folder: Path, steps: int) -> bool:
 
 def note(folder: Path, line: list[str], steps: int) -> None:
     """Write down which commit goes on from which step, and how."""
-    git = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
-    entry = {"from": steps, "commit": commit or "unknown", "command": ["python", *line]}
+    entry = {"from": steps, "commit": current_commit(), "command": ["python", *line]}
     with (folder / "commits.jsonl").open("a") as file:
         file.write(json.dumps(entry) + "\n")
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import yaml
 
+from benchmarks.commits import current_commit
 from benchmarks.online_learning import claimed
 from policies.files import write_atomically
 from sb3_spiking.distributed.clock import RECORD
@@ -179,6 +180,7 @@ def _train(training: Training, out: Path, deadline: float) -> int | None:
     folder, done = training.folder(out), training.steps_done(out)
     print(f"{training.label}: from {done:,} of {training.steps:,} steps", flush=True)
     begin, stopped = time.time(), False
+    commit = current_commit()  # before: others may commit meanwhile
     command = training.command(out)
     with (folder / "output.txt").open("a") as log:
         process = subprocess.Popen(
@@ -196,7 +198,7 @@ def _train(training: Training, out: Path, deadline: float) -> int | None:
             code = process.wait()
             part = {
                 "from": done,
-                "commit": _commit(),
+                "commit": commit,
                 "seconds": time.time() - begin,
                 "command": ["python", *command],
             }
@@ -208,12 +210,6 @@ def _train(training: Training, out: Path, deadline: float) -> int | None:
 def _failed(training: Training, folder: Path, code: int) -> bool:
     print(f"{training.label}: exit {code}, see {folder / 'output.txt'}", file=sys.stderr)
     return False
-
-
-def _commit() -> str:
-    git = ["git", "rev-parse", "--short=12", "HEAD"]
-    found = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
-    return found or "unknown"
 
 
 def _write(path: Path, content: object) -> None:

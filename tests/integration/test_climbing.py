@@ -84,3 +84,13 @@ def test_the_command(
     assert len(entry["returns"]) == 10
     climbing.main()  # nothing is repeated
     assert "seed 0:" not in capsys.readouterr().out
+    assert len(entry["commits"]) == 1
+    # The run goes on: its newest checkpoint is another one.
+    checkpoints = Checkpoints(run / "td3" / "Pendulum-v1_1" / "checkpoints", "Pendulum-v1")
+    newest = checkpoints.newest()
+    assert newest is not None
+    assert entry["checkpoint"] == newest.name
+    newest.rename(newest.with_name("steps_500"))
+    with pytest.raises(SystemExit):
+        climbing.main()
+    assert "checkpoint is 'steps_500', but was 'steps_400'" in capsys.readouterr().err

@@ -63,3 +63,34 @@ def test_the_command(
     before = files[0].stat().st_mtime_ns
     cloning.main()  # what is done is not repeated
     assert files[0].stat().st_mtime_ns == before
+
+
+def test_a_folder_holds_one_recipe(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(cloning, "EPISODES", 1)
+    line = ["cloning", "--dataset", str(dataset), "--seeds", "0", "--out", str(tmp_path / "out")]
+    line += ["--actors", "dense", "--steps", "4"]
+    monkeypatch.setattr(sys, "argv", line)
+    cloning.main()
+    path = tmp_path / "out" / "dense_0.json"
+    entry = json.loads(path.read_text())
+    assert len(entry.pop("commits")) == 1
+    # As it was written before: flat, with one commit.
+    path.write_text(json.dumps(entry | {"commit": "a1"}))
+    cloning.main()
+    assert json.loads(path.read_text())["commit"] == "a1"
+    # Also for another actor, as the table would mix them.
+    for other in (["--steps", "5"], ["--steps", "5", "--actors", "popsan"]):
+        monkeypatch.setattr(sys, "argv", [*line, *other])
+        with pytest.raises(SystemExit):
+            cloning.main()
+        message = " ".join(capsys.readouterr().err.split())
+        assert "dense_0.json was made with other settings (steps is 5, but was 4)" in message
+    del entry["dataset"]
+    path.write_text(json.dumps(entry))
+    monkeypatch.setattr(sys, "argv", line)
+    with pytest.raises(SystemExit):
+        cloning.main()
+    assert "dataset is 'pendulum.npz', but was 'not recorded'" in capsys.readouterr().err
