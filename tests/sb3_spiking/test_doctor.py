@@ -102,7 +102,8 @@ def test_a_recurrent_policy() -> None:
 
 
 def test_half_of_the_steps_are_chance() -> None:
-    model = TD3("SpikingPopPolicy", "Pendulum-v1", seed=0, policy_kwargs=dict(KWARGS))
+    kwargs = {**KWARGS, "recipe": "popsan"}
+    model = TD3("SpikingPopPolicy", "Pendulum-v1", seed=0, policy_kwargs=kwargs)
     env: Any = model.get_env()
     actions: list[float] = []
     step = env.step
@@ -114,7 +115,7 @@ def test_half_of_the_steps_are_chance() -> None:
     env.step = seen
     examine(model.policy, env, 400)
     assert len(actions) == 400
-    # An untrained policy's actions stay near 0, chance goes up to 2.
+    # An untrained rate readout's actions stay near 0, chance goes up to 2.
     assert 60 < sum(action > 1 for action in actions) < 140
     assert max(actions[:200]) < 1
 

@@ -40,13 +40,19 @@ def test_actor_steps_with_its_own_rate_and_shows_the_shared_one(scale: float) ->
     assert biggest_adam_step(model, 0.01) == pytest.approx(0.01 * scale, rel=1e-2)
 
 
-def test_default_scale() -> None:
-    assert biggest_adam_step(make(), 0.01) == pytest.approx(0.003, rel=1e-2)
+@pytest.mark.parametrize(("recipe", "scale"), [("popsan", 0.3), ("counting", 1.0)])
+def test_default_scale(recipe: str, scale: float) -> None:
+    model = make(policy_kwargs={"recipe": recipe})
+    assert biggest_adam_step(model, 0.01) == pytest.approx(0.01 * scale, rel=1e-2)
 
 
 def test_effective_rate_over_a_schedule() -> None:
     """SB3 writes schedule(progress) before each train(); the actor must use 0.3 of it each time."""
-    model = make(learning_rate=lambda progress: 1e-2 * progress, policy_delay=1)
+    model = make(
+        learning_rate=lambda progress: 1e-2 * progress,
+        policy_delay=1,
+        policy_kwargs={"actor_lr_scale": 0.3},
+    )
     used: list[tuple[float, float]] = []
     # Inside the wrapped step the rate is what the optimizer will use.
     inner = model.actor.optimizer.register_step_pre_hook(

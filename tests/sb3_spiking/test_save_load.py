@@ -101,7 +101,7 @@ def test_a_charged_encoder_survives_its_file(tmp_path: Path) -> None:
     single, _ = loaded.predict(obs[0], deterministic=True)  # event-driven
     np.testing.assert_array_equal(expected[0], single)
     # The state dict does not know of the start: other options read the same parameters otherwise.
-    regular = make()
+    regular = make(policy_kwargs={"encoder_v_init": 0.0})
     regular.set_parameters(str(tmp_path / "model"), exact_match=True)
     assert not np.array_equal(expected, regular.predict(obs, deterministic=True)[0])
 

@@ -87,10 +87,11 @@ def test_a_sound_policy(trained: Path, capsys: pytest.CaptureFixture[str]) -> No
 
 
 @pytest.mark.parametrize(
-    "fault", [{"v_decay": 0.5}, {"i_decay": 0.2}, {"v_threshold": 0.7}, {"spike_steps": 3}]
+    "fault",
+    [{"v_decay": 0.5}, {"neuron": "current_lif"}, {"v_threshold": 0.7}, {"spike_steps": 3}],
 )
 def test_other_neurons_are_caught(
-    trained: Path, fault: dict[str, float], capsys: pytest.CaptureFixture[str]
+    trained: Path, fault: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = trained / "td3" / "Pendulum-v1.zip"
     replace(trained, TD3.load(path))
