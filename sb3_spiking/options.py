@@ -1,4 +1,4 @@
-"""The spiking keywords of policy_kwargs: flat plain values; the defaults are PopSAN's."""
+"""The spiking keywords of policy_kwargs: flat plain values, and sets of defaults by name."""
 
 import difflib
 import inspect

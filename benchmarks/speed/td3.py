@@ -15,7 +15,11 @@ from benchmarks.speed.popsan_loop import PopSANLoop
 from benchmarks.speed.table import Goal, Section
 
 DENSE = "SB3's dense TD3"
-NORMED = "ours, batch normalization (default)"
+# Actors that are not PopSAN's, with the default arithmetic.
+OTHERS: dict[str, dict[str, object]] = {
+    "ours, counting (TD3's default)": {"recipe": "counting"},
+    "ours, batch normalization": {"batch_norm": True},
+}
 # Transitions in the buffer; batches are drawn with replacement.
 FILL = 256
 GOALS = {
@@ -27,16 +31,13 @@ GOALS = {
 
 
 def trained(
-    policy: str, arch: list[int] | None, choice: Choice | None = None, batch_norm: bool = False
+    policy: str, arch: list[int] | None, choice: Choice | None = None, **more: object
 ) -> TD3:
     """A model with a filled buffer, before its first gradient step."""
     kwargs: dict[str, object] = {} if arch is None else {"net_arch": arch}
     if choice is not None:
-        # PopSAN's actor, as the loop's; what batch normalization adds is a row of its own.
-        kwargs |= choice.kwargs(sb3_spiking.options.SpikingOptions) | {
-            "recipe": "popsan",
-            "batch_norm": batch_norm,
-        }
+        # PopSAN's actor, as the loop's; the default and batch normalization have rows of their own.
+        kwargs |= choice.kwargs(sb3_spiking.options.SpikingOptions) | {"recipe": "popsan", **more}
     model = TD3(
         policy,
         RandomControl(),
@@ -79,15 +80,15 @@ def run(options: Options) -> list[Section]:
         if options.quick and arch is None:
             continue
         models = {choice.label: trained("SpikingPopPolicy", arch, choice) for choice in spiking}
-        normed = trained("SpikingPopPolicy", arch, default, batch_norm=True)
-        models |= {LOOP: with_loop(arch), DENSE: trained("MlpPolicy", arch), NORMED: normed}
+        models |= {LOOP: with_loop(arch), DENSE: trained("MlpPolicy", arch)}
+        models |= {n: trained("SpikingPopPolicy", arch, default, **o) for n, o in OTHERS.items()}
         for batch in (8,) if options.quick else (100, 256):
             times = race({n: steps(m, batch) for n, m in models.items()}, options.repeats)
             column = f"{name}, batch {batch}"
             for choice in spiking:
                 ms = times[choice.label] / 2
                 section.add(choice.label, column, ms, times[DENSE] / 2, GOALS[choice.matmul])
-            for other in (NORMED, LOOP):
+            for other in (*OTHERS, LOOP):
                 section.add(other, column, times[other] / 2, times[DENSE] / 2)
             section.add(DENSE, column, times[DENSE] / 2)
     return [section]

@@ -1,6 +1,7 @@
 """The README's code runs as printed, but for the number of steps."""
 
 import dataclasses
+import json
 import os
 import re
 import shlex
@@ -81,7 +82,7 @@ def test_zoo_commands_run(tmp_path: Path) -> None:
 
 
 def test_the_table_of_keywords_is_complete() -> None:
-    from sb3_spiking.options import SpikingOptions
+    from sb3_spiking.options import RECIPES, SpikingOptions
 
     table = README.split("| keyword |")[1].split("\n\n")[0]
     rows = re.findall(r"^\| (`[a-z_`, ]+`) \| (.+?) \|", table, re.MULTILINE)
@@ -91,6 +92,10 @@ def test_the_table_of_keywords_is_complete() -> None:
         values = defaults.replace("`", "")
         split = [values] if len(keys) == 1 else values.split(", ")
         documented |= dict(zip(keys, split, strict=True))
+    assert documented.pop("recipe") == '"popsan"'
+    (row,) = re.findall(r"^\| `recipe` .*", table, re.MULTILINE)
+    for name, value in RECIPES["counting"].items():
+        assert f"`{name}={json.dumps(value)}`" in row
     assert documented == {
         name: f'"{value}"' if isinstance(value, str) else str(value)
         for name, value in SpikingOptions().as_kwargs().items()
