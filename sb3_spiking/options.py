@@ -56,8 +56,12 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 
 
-def _from_recipe(given: dict[str, Any]) -> dict[str, Any]:
-    """The given options and those of their recipe."""
+def from_recipe(given: dict[str, Any]) -> dict[str, Any]:
+    """The given options, but the name of their recipe, and what that adds to them.
+
+    Raises:
+        ValueError: if there is no such recipe.
+    """
     recipe = given.pop("recipe", "popsan")
     check_choice("recipe", recipe, tuple(RECIPES))
     chosen = dict(RECIPES[recipe])
@@ -202,7 +206,7 @@ class SpikingOptions:
                 f"unknown keyword {name!r} in policy_kwargs; did you mean one of {close}?"
             )
         given = {name: _plain(value) for name, value in kwargs.items() if name in own}
-        options = cls(**_from_recipe(given))
+        options = cls(**from_recipe(given))
         return options, {name: value for name, value in kwargs.items() if name not in own}
 
     @classmethod

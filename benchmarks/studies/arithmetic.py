@@ -2,10 +2,10 @@
 
 A cell is the arithmetic of forward (`matmul`) and the operands of backward (`matmul_backward`).
 Gradient norms are those just before each optimizer step, averaged over an episode, and of these the
-median in each tenth of the training. Counted energy has two columns: all operations at float32's
-costs; and accumulates at the costs of the arithmetic's own format, all else at float32's. For
-"exact", weights are integers (int32), for "bf16" the nearest format with published costs is
-float16.
+median in each tenth of the steps in which it learns. Counted energy has two columns: all
+operations at float32's costs; and accumulates at the costs of the arithmetic's own format, all else
+at float32's. For "exact", weights are integers (int32), for "bf16" the nearest format with
+published costs is float16.
 """
 
 import argparse
@@ -53,21 +53,24 @@ def trainings(args: argparse.Namespace) -> list[Training]:
     ]
 
 
-def stretches(steps: NDArray[np.int64], values: NDArray[np.float64], last: int) -> list[float]:
-    """The median of values in each tenth of the steps up to `last`; NaN where there are none."""
+def stretches(
+    steps: NDArray[np.int64], values: NDArray[np.float64], first: int, last: int
+) -> list[float]:
+    """The median of values in each tenth of the steps after `first`; NaN where there are none."""
     found = []
     for k in range(STRETCHES):
-        low, high = k * last / STRETCHES, (k + 1) * last / STRETCHES
+        low, high = (first + n * (last - first) / STRETCHES for n in (k, k + 1))
         inside = values[(steps > low) & (steps <= high)]
         found.append(float(np.median(inside)) if len(inside) else float("nan"))
     return found
 
 
-def gradient_norms(events: Path, last: int) -> dict[str, list[float]]:
-    """Norms of the gradients of actor and critics, by tenths of the training.
+def gradient_norms(events: Path, first: int, last: int) -> dict[str, list[float]]:
+    """Norms of the gradients of actor and critics, by tenths of the steps in which they learn.
 
     Args:
         events: folder of TensorBoard's files; a training that was stopped has several.
+        first: steps before it learns.
         last: steps of the training.
 
     Raises:
@@ -86,7 +89,9 @@ def gradient_norms(events: Path, last: int) -> dict[str, list[float]]:
                 # What was trained again after a stop replaces what was lost.
                 values.update((event.step, event.value) for event in reader.Scalars(tag))
     return {
-        part: stretches(np.array(list(values), np.int64), np.array(list(values.values())), last)
+        part: stretches(
+            np.array(list(values), np.int64), np.array(list(values.values())), first, last
+        )
         for part, values in found.items()
     }
 
@@ -111,10 +116,11 @@ def measure(training: Training, run: Path) -> dict[str, Any]:
     # RL Zoo's folder is FOLDER/td3/ENV_1, its events are beside td3.
     events = run.parents[1] / "events"
     assert run.parent.name == ALGO
+    first = training.parameters()["learning_starts"]
     return {
         **kept,
         "energy_nj_own_format": own,
-        "gradient_norms": gradient_norms(events, training.steps),
+        "gradient_norms": gradient_norms(events, first, training.steps),
     }
 
 

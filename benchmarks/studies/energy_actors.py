@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from benchmarks.studies.measure import count
 from policies.actor import PopulationActor
 from policies.energy import DEFAULT_COSTS, OperationCosts, OperationCount
-from sb3_spiking.options import SpikingOptions
+from sb3_spiking.options import SpikingOptions, from_recipe
 
 # Hidden layers of all critics.
 CRITIC = [256, 256]
@@ -41,7 +41,8 @@ class Actor:
     Attributes:
         name: shown, and the folder of its runs.
         hidden: neurons of each hidden layer.
-        spiking: further policy_kwargs of a spiking actor; None: a dense one.
+        spiking: further policy_kwargs of a spiking actor, its recipe among them; None: a dense
+            one.
     """
 
     name: str
@@ -55,16 +56,16 @@ class Actor:
     def options(self) -> SpikingOptions:
         """The options of a spiking actor."""
         assert self.spiking is not None
-        return SpikingOptions(**self.spiking)
+        return SpikingOptions(**from_recipe(dict(self.spiking)))
 
     def variant(self, suffix: str, further: Mapping[str, Any]) -> "Actor":
-        """A spiking actor of the same size with further policy_kwargs."""
+        """A spiking actor of the same size with further policy_kwargs, "NAME-SUFFIX"."""
         assert self.spiking is not None
-        return replace(self, name=self.name + suffix, spiking={**self.spiking, **further})
+        return replace(self, name=f"{self.name}-{suffix}", spiking={**self.spiking, **further})
 
 
-def spiking(name: str, *hidden: int, fields: int, steps: int, out: int, readout: str) -> Actor:
-    """A spiking actor.
+def spiking(name: str, *hidden: int, fields: int, steps: int, out: int, **more: Any) -> Actor:
+    """A spiking actor of counting neurons.
 
     Args:
         name: of the actor.
@@ -72,28 +73,36 @@ def spiking(name: str, *hidden: int, fields: int, steps: int, out: int, readout:
         fields: receptive fields an observation.
         steps: spike steps of a decision.
         out: output neurons an action.
-        readout: "rate" or "membrane".
+        more: further policy_kwargs.
     """
     options = {
+        "recipe": "counting",
         "encoder_pop_size": fields,
         "spike_steps": steps,
         "decoder_pop_size": out,
-        "decoder": readout,
+        "matmul_backward": "bf16",  # as zoo_configs/td3.yml: time only
+        **more,
     }
     return Actor(name, hidden, options)
 
 
 SPIKING = (
-    spiking("popsan-256", 256, 256, fields=10, steps=5, out=10, readout="rate"),
-    spiking("s128-t5", 128, 128, fields=5, steps=5, out=5, readout="membrane"),
-    spiking("s64-t5", 64, 64, fields=5, steps=5, out=5, readout="membrane"),
-    spiking("s64-t3", 64, 64, fields=5, steps=3, out=5, readout="membrane"),
-    spiking("s32-t3", 32, 32, fields=5, steps=3, out=5, readout="membrane"),
-    spiking("s48-single-t4", 48, fields=5, steps=4, out=5, readout="membrane"),
-    spiking("s24-single-t3", 24, fields=3, steps=3, out=3, readout="membrane"),
-    spiking("direct-t3", fields=3, steps=3, out=1, readout="membrane"),
+    spiking("popsan-256", 256, 256, fields=10, steps=5, out=10, recipe="popsan"),
+    spiking("s256-t10", 256, 256, fields=10, steps=10, out=10),  # zoo_configs/td3.yml's
+    spiking("s64-t5", 64, 64, fields=5, steps=5, out=5),
+    spiking("s64-t3", 64, 64, fields=5, steps=3, out=5),
+    spiking("s32-t3", 32, 32, fields=5, steps=3, out=5),
+    spiking("s48-single-t4", 48, fields=5, steps=4, out=5),
+    spiking("s24-single-t3", 24, fields=3, steps=3, out=3),
+    spiking("direct-t3", fields=3, steps=3, out=1),
 )
-DENSE = tuple(Actor(f"dense-{size}", (size, size)) for size in (256, 128, 64, 32, 16))
+# A dense actor that keeps its return with few products is the measure of the spiking ones: down to
+# a linear one.
+DENSE = (
+    *(Actor(f"dense-{size}", (size, size)) for size in (256, 64, 32, 16, 8)),
+    *(Actor(f"dense-{size}-single", (size,)) for size in (48, 16)),
+    Actor("dense-direct", ()),
+)
 ACTORS = {actor.name: actor for actor in (*SPIKING, *DENSE)}
 
 

@@ -21,6 +21,7 @@ FULL = "dense-256"
 CHARGES = {
     "all products": "energy_nj_all_products",
     "zeros skipped": "energy_nj_zeros_skipped",
+    "exponentials and membranes too": "energy_nj_nothing_left_out",
 }
 _COLOURS = {True: "#0072b2", False: "#d55e00"}  # Okabe and Ito's
 
@@ -33,12 +34,14 @@ class Point:
         name: of the actor.
         spiking: whether it spikes.
         returns: mean return of each seed's last policy.
+        seeds: which.
         energies: nJ a decision, mean over seeds, by charge.
     """
 
     name: str
     spiking: bool
     returns: tuple[float, ...]
+    seeds: tuple[int, ...]
     energies: Mapping[str, float]
 
     @property
@@ -54,6 +57,7 @@ def points(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Point]:
             name,
             not found[0]["settings"]["dense"],
             tuple(one["mean"] for one in found),
+            tuple(one["settings"]["seed"] for one in found),
             {
                 charge: float(np.mean([one["operations"][key] for one in found]))
                 for charge, key in CHARGES.items()
@@ -120,9 +124,11 @@ def verdict(found: Sequence[Point], charge: str) -> Verdict:
     """Check the goal in one way of charging; means over seeds decide.
 
     Raises:
-        ValueError: as `full_return`.
+        ValueError: as `full_return`, or if actors have different seeds.
     """
     least = KEEP * full_return(found)
+    if len({tuple(sorted(point.seeds)) for point in found}) > 1:
+        raise ValueError(f"actors have different seeds, {_seeds(found)}")
     keeping = sorted(
         (point for point in found if point.mean >= least), key=lambda p: p.energies[charge]
     )
@@ -132,15 +138,19 @@ def verdict(found: Sequence[Point], charge: str) -> Verdict:
     return Verdict(base, limit, best, charge)
 
 
+def _seeds(found: Sequence[Point]) -> str:
+    return ", ".join(f"{point.name}: {' '.join(map(str, sorted(point.seeds)))}" for point in found)
+
+
 def markdown(found: Sequence[Point]) -> str:
     """A row a point, then the verdicts, or why there are none."""
+    base = None
     try:
         full_return(found)
-    except ValueError as error:
-        base, closing = None, [f"No verdict: {error}."]
-    else:
         base = {"": list(next(p for p in found if p.name == FULL).returns)}
         closing = [f"{verdict(found, charge).text}." for charge in CHARGES]
+    except ValueError as error:
+        closing = [f"No verdict: {error}."]
     rows = [
         (
             point.name,
@@ -170,7 +180,10 @@ def draw(found: Sequence[Point], env: str, path: Path) -> None:
     from matplotlib.figure import Figure
 
     full, charge = full_return(found), "all products"
-    goal = verdict(found, charge)
+    try:
+        limit = verdict(found, charge).limit
+    except ValueError:  # seeds are still missing
+        limit = None
     figure = Figure(figsize=(7.0, 4.2), layout="constrained")
     axes = figure.add_subplot()
     for kind, mark in ((True, "o"), (False, "s")):
@@ -190,8 +203,8 @@ def draw(found: Sequence[Point], env: str, path: Path) -> None:
                 fontsize=7,
             )  # fmt: skip
     axes.axhline(KEEP, color="#57606a", linewidth=0.8, linestyle="--")
-    if goal.limit is not None:
-        axes.axvline(goal.limit, color="#57606a", linewidth=0.8, linestyle=":")
+    if limit is not None:
+        axes.axvline(limit, color="#57606a", linewidth=0.8, linestyle=":")
     axes.set_xscale("log")
     axes.set_xlabel("counted energy of a decision, nJ (45 nm, float32; all products)")
     axes.set_ylabel(f"return / that of {FULL}")

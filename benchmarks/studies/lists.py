@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.studies.runs import CONFIG, Measure, Training, work
+from benchmarks.studies.runs import CONFIG, Measure, Training, check_result, work
 
 
 def read(trainings: Sequence[Training], out: Path) -> dict[str, list[dict[str, Any]]]:
@@ -18,11 +18,13 @@ def read(trainings: Sequence[Training], out: Path) -> dict[str, list[dict[str, A
 
     Raises:
         FileNotFoundError: if there are none.
+        ValueError: if one was made with other settings.
     """
     found: dict[str, list[dict[str, Any]]] = {}
     for training in trainings:
         path = training.result(out)
         if path.exists():
+            check_result(training, out)
             result = json.loads(path.read_text(encoding="utf-8"))
             found.setdefault(training.name, []).append(result)
     if not found:
@@ -72,7 +74,7 @@ def work_through(
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that trainings end, too
     for training in trainings:
-        training.parameters()  # before anything long
+        check_result(training, args.out)  # before anything long
     if args.jobs > 1:
         line = [sys.executable, "-m", module, *sys.argv[1:], "--jobs", "1"]
         processes = [subprocess.Popen(line) for _ in range(args.jobs)]

@@ -19,6 +19,7 @@ from typing import Any
 import yaml
 
 from benchmarks.commits import current_commit
+from benchmarks.kept import check_settings
 from benchmarks.online_learning import claimed
 from policies.files import write_atomically
 from sb3_spiking.distributed.clock import RECORD
@@ -40,8 +41,9 @@ class Training:
         env: environment.
         steps: environment steps.
         seed: of the training.
-        policy_kwargs: of this cell; for a spiking policy they go before those of the file.
-        dense: with "MlpPolicy".
+        policy_kwargs: of this cell.
+        inherits: whether a spiking policy takes those of the file where this cell has none.
+        dense: with "MlpPolicy", and without the file's policy_kwargs.
         config: hyperparameter file of TD3, RL Zoo's form.
     """
 
@@ -50,6 +52,7 @@ class Training:
     steps: int
     seed: int
     policy_kwargs: Mapping[str, Any]
+    inherits: bool = True
     dense: bool = False
     config: str = CONFIG
 
@@ -91,7 +94,9 @@ class Training:
                 f"env must be in {self.config}, which has {sorted(entries)}, got {self.env!r}"
             )
         entry = entries[self.env]
-        given = {} if self.dense else read_policy_kwargs(entry.get("policy_kwargs", {}))
+        given: dict[str, Any] = {}
+        if self.inherits and not self.dense:
+            given = read_policy_kwargs(entry.get("policy_kwargs", {}))
         return {
             "policy": "MlpPolicy" if self.dense else "SpikingPopPolicy",
             "policy_kwargs": {**given, **self.policy_kwargs},
@@ -132,9 +137,10 @@ def work(training: Training, out: Path, measure: Measure, deadline: float) -> bo
         False if it failed; what was stopped by the deadline has not.
 
     Raises:
-        ValueError: if its folder belongs to other settings.
+        ValueError: if its folder or its result belongs to other settings.
     """
     folder = training.folder(out)
+    check_result(training, out)
     with claimed(folder) as free:
         if not free or training.result(out).exists():
             return True
@@ -147,18 +153,38 @@ def work(training: Training, out: Path, measure: Measure, deadline: float) -> bo
         run = training.finished(out)
         assert run is not None
         found = measure(training, run)
-        parts = [json.loads(line) for line in (folder / "parts.jsonl").read_text().splitlines()]
+        parts = _parts(folder)
         result = {
             "settings": training.settings(),
-            "commits": sorted({part["commit"] for part in parts}),
-            "command": parts[0]["command"],
-            "seconds": sum(part["seconds"] for part in parts),
+            "commits": sorted({part["commit"] for part in parts}) or ["not recorded"],
+            "command": ["python", *training.command(out)],
+            # A part that was killed has no end.
+            "seconds": sum(part.get("seconds", 0.0) for part in parts),
             "measuring_seconds": time.time() - begin,
             **found,
         }
         _write(training.result(out), result)
         print(f"{training.label}: return {found['mean']:.1f}", flush=True)
     return True
+
+
+def check_result(training: Training, out: Path) -> None:
+    """Raise if there is a result of other settings.
+
+    Raises:
+        ValueError: naming what differs.
+    """
+    check_settings(training.result(out), training.settings())
+
+
+def _parts(folder: Path) -> list[dict[str, Any]]:
+    """The stretches that it was trained in, which have a line from their start and their end."""
+    path = folder / "parts.jsonl"
+    if not path.exists():
+        return []
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    # The last line of a stretch replaces those before.
+    return list({line["begin"]: line for line in lines}.values())
 
 
 def _check_settings(training: Training, folder: Path) -> None:
@@ -180,8 +206,15 @@ def _train(training: Training, out: Path, deadline: float) -> int | None:
     folder, done = training.folder(out), training.steps_done(out)
     print(f"{training.label}: from {done:,} of {training.steps:,} steps", flush=True)
     begin, stopped = time.time(), False
-    commit = current_commit()  # before: others may commit meanwhile
     command = training.command(out)
+    # The commit is taken before the start: others may commit meanwhile.
+    part = {
+        "begin": begin,
+        "from": done,
+        "commit": current_commit(),
+        "command": ["python", *command],
+    }
+    _add_line(folder / "parts.jsonl", part)
     with (folder / "output.txt").open("a") as log:
         process = subprocess.Popen(
             [sys.executable, *command],
@@ -196,15 +229,13 @@ def _train(training: Training, out: Path, deadline: float) -> int | None:
         finally:
             process.terminate()
             code = process.wait()
-            part = {
-                "from": done,
-                "commit": commit,
-                "seconds": time.time() - begin,
-                "command": ["python", *command],
-            }
-            with (folder / "parts.jsonl").open("a") as file:
-                file.write(json.dumps(part) + "\n")
+            _add_line(folder / "parts.jsonl", {**part, "seconds": time.time() - begin})
     return None if stopped else code
+
+
+def _add_line(path: Path, content: object) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(content) + "\n")
 
 
 def _failed(training: Training, folder: Path, code: int) -> bool:

@@ -1,11 +1,13 @@
 """The studies and the energy curve: measures by hand, costs on paper, lists that go on."""
 
+import dataclasses
 import json
 import math
 import shutil
 import signal
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +22,16 @@ from benchmarks.studies import __main__ as studies
 from benchmarks.studies import arithmetic, energy_actors, fields, goal, lists, measure
 from benchmarks.studies.runs import Training, work
 from policies.actor import PopulationActor
-from policies.config import EncoderConfig
+from policies.config import (
+    CurrentLIFConfig,
+    DecoderConfig,
+    EncoderConfig,
+    LIFConfig,
+    PopulationActorConfig,
+)
 from policies.energy import COSTS, DEFAULT_COSTS
 from policies.population import PopulationEncoder
+from sb3_spiking.td3 import SpikingTD3Policy
 
 
 def a_training(**changes: Any) -> Training:
@@ -97,6 +106,8 @@ def test_parameters_come_from_the_file(tmp_path: Path) -> None:
         "learning_starts": 70,
         "buffer_size": 900,
     }
+    alone = a_training(config=str(config), inherits=False)
+    assert alone.parameters()["policy_kwargs"] == {"net_arch": [8]}
     dense = a_training(config=str(config), steps=500, dense=True)
     assert dense.parameters()["policy_kwargs"] == {"net_arch": [8]}
     assert dense.parameters()["learning_starts"] == 50
@@ -137,6 +148,11 @@ def test_a_training_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert result["command"][:2] == ["python", "-c"]
     assert len(result["commits"]) == 1
     other = a_training(seed=1)
+    changed = a_training(policy_kwargs={"net_arch": [9]})
+    with pytest.raises(ValueError, match=r"made with other settings \(parameters is"):
+        work(changed, tmp_path, look, time.time() + 100.0)
+    with pytest.raises(ValueError, match="made with other settings"):
+        lists.read([changed], tmp_path)
     assert lists.read([training, other], tmp_path) == {"cell": [result]}
     with pytest.raises(FileNotFoundError, match="no training of this list"):
         lists.read([other], tmp_path)
@@ -155,7 +171,8 @@ def test_a_failed_or_stopped_training_has_no_result(
     stand_in(monkeypatch, "import time; time.sleep(100)")
     assert work(training, tmp_path, never, time.time())
     parts = (training.folder(tmp_path) / "parts.jsonl").read_text().splitlines()
-    assert len(parts) == 2
+    # A line before each start, so that a killed one is not lost, and one at its end.
+    assert ["seconds" in json.loads(part) for part in parts] == [False, True] * 2
     assert not training.result(tmp_path).exists()
     with pytest.raises(ValueError, match=r"other settings \(parameters\)"):
         work(a_training(policy_kwargs={}), tmp_path, never, 0.0)
@@ -187,13 +204,9 @@ def test_the_curve_is_not_drawn_before_its_reference_is_there(
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     picture = tmp_path / "curve.png"
     words = ["--minutes", "0", "--out", str(tmp_path), "--png", str(picture)]
-    result = {
-        "settings": {"dense": True},
-        "mean": 1.0,
-        "operations": {"energy_nj_all_products": 4.0, "energy_nj_zeros_skipped": 2.0},
-    }
     args = energy_curve.parse(words)
     small = next(one for one in energy_curve.trainings(args) if one.name == "dense-16")
+    result = {"settings": small.settings(), "mean": 1.0, "operations": an_energy(4.0)}
     small.result(tmp_path).parent.mkdir()
     small.result(tmp_path).write_text(json.dumps(result))
     energy_curve.main(words)
@@ -239,7 +252,7 @@ def test_costs_on_paper_are_those_counted(name: str, firing: float) -> None:
 
 
 def test_an_analog_encoder_on_paper() -> None:
-    actor = energy_actors.ACTORS["s32-t3"].variant("-analog", {"encoder": "analog"})
+    actor = energy_actors.ACTORS["s32-t3"].variant("analog", {"encoder": "analog"})
     obs = torch.randn(20, 11, generator=torch.Generator().manual_seed(0))
     found = energy_actors.cost(actor, obs, 3, [0.2])
     # normalizer, fields, first layer
@@ -250,13 +263,42 @@ def test_an_analog_encoder_on_paper() -> None:
 
 def test_variants() -> None:
     chosen = [energy_actors.ACTORS["direct-t3"], energy_actors.ACTORS["dense-16"]]
-    found = energy_curve.with_variants(chosen, [("-wide", '{"surrogate_width": 2.0}')])
+    found = energy_curve.with_variants(chosen, [("wide", '{"surrogate_width": 2.0}')])
     assert [actor.name for actor in found] == ["direct-t3", "dense-16", "direct-t3-wide"]
     assert found[2].policy_kwargs()["surrogate_width"] == 2.0
     assert "surrogate_width" not in found[0].policy_kwargs()
     for text, error in (("[]", ValueError), ("{", ValueError), ('{"x": 1}', TypeError)):
         with pytest.raises(error):
-            energy_curve.with_variants(chosen, [("-x", text)])
+            energy_curve.with_variants(chosen, [("x", text)])
+    words = ["--actors", "direct-t3", "--variant", "p1", '{"synops_penalty": 0.01}']
+    assert [actor.name for actor in energy_curve.parse(words).actors] == [
+        "direct-t3", "direct-t3-p1",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [actor.name for actor in energy_actors.SPIKING])
+def test_costs_are_those_of_what_is_trained(name: str) -> None:
+    """The options behind --costs are those of the model that the training's parameters make."""
+    args = energy_curve.parse(["--actors", name, "--env", "Pendulum-v1"])
+    (training, *_) = energy_curve.trainings(args)
+    given = training.parameters()
+    model = TD3(given["policy"], "Pendulum-v1", buffer_size=1, policy_kwargs=given["policy_kwargs"])
+    (actor,) = args.actors
+    assert isinstance(model.policy, SpikingTD3Policy)
+    assert actor.options() == model.policy.options
+
+
+def test_what_counting_leaves_out() -> None:
+    """Two observations of 5 fields, 7 and 2 * 3 neurons, 4 steps, a membrane readout of 2."""
+    encoder, decoder = EncoderConfig(pop_size=5), DecoderConfig(pop_size=3, kind="membrane")
+    config = PopulationActorConfig(
+        hidden_sizes=(7,), spike_steps=4, encoder=encoder, decoder=decoder, neuron=LIFConfig()
+    )
+    actor = PopulationActor(2, 2, config)
+    assert measure.left_out(actor) == 10 * 10 + 4 * (10 + 7 + 6 + 2)
+    currents = dataclasses.replace(config, neuron=CurrentLIFConfig(), decoder=DecoderConfig())
+    assert measure.left_out(PopulationActor(2, 2, currents)) == 10 * 10 + 4 * (10 + 2 * (7 + 20))
+    assert measure.left_out(torch.nn.Linear(3, 4)) == 0.0
 
 
 def test_the_cost_table(capsys: pytest.CaptureFixture[str]) -> None:
@@ -267,10 +309,15 @@ def test_the_cost_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert "| direct-t3 " in text
 
 
+def an_energy(energy: float, names: Iterable[str] = goal.CHARGES.values()) -> dict[str, float]:
+    """All products, zeros skipped, exponentials and membranes too."""
+    return dict(zip(names, (energy, energy / 2.0, energy + 1.0), strict=True))
+
+
 def a_point(name: str, mean: float, energy: float) -> goal.Point:
+    energies = an_energy(energy, goal.CHARGES)
     return goal.Point(
-        name, not name.startswith("dense"), (mean - 1.0, mean + 1.0),
-        {"all products": energy, "zeros skipped": energy / 2.0},
+        name, not name.startswith("dense"), (mean - 1.0, mean + 1.0), (0, 1), energies
     )  # fmt: skip
 
 
@@ -286,29 +333,35 @@ def test_the_goal(tmp_path: Path) -> None:
     assert "no spiking actor keeps 95%: not met" in goal.verdict(dense, "zeros skipped").text
     text = goal.markdown([*dense, near, small])
     assert "s32 costs 10.00 nJ, 20%: met." in text
-    assert "| dense-256 | 100.0 [99.0, 101.0] (2) | 1 | 300.00 | 150.00 |" in " ".join(text.split())
+    assert "| dense-256 | 100.0 [99.0, 101.0] (2) | 1 | 300.00 | 150.00 | 301.00 |" in " ".join(
+        text.split()
+    )
     with pytest.raises(ValueError, match="ratios need dense-256"):
         goal.full_return(dense[1:])
     with pytest.raises(ValueError, match="says nothing"):
         goal.full_return([a_point("dense-256", -100.0, 300.0)])
     assert "No verdict: ratios need dense-256" in goal.markdown(dense[1:])
+    stopped = [*dense, near, dataclasses.replace(small, seeds=(0,))]
+    assert "No verdict: actors have different seeds, dense-256: 0 1, " in goal.markdown(stopped)
     pytest.importorskip("matplotlib")
-    goal.draw([*dense, near, small], "Hopper-v4", tmp_path / "images" / "curve.png")
-    assert (tmp_path / "images" / "curve.png").read_bytes()[1:4] == b"PNG"
+    for found_so_far in (stopped, [*dense, near, small]):
+        goal.draw(found_so_far, "Hopper-v4", tmp_path / "images" / "curve.png")
+        assert (tmp_path / "images" / "curve.png").read_bytes()[1:4] == b"PNG"
+        (tmp_path / "images" / "curve.png").unlink()
 
 
 def test_points_are_means_over_seeds() -> None:
     results = [
         {
-            "settings": {"dense": True},
+            "settings": {"dense": True, "seed": seed},
             "mean": mean,
-            "operations": {"energy_nj_all_products": 4.0, "energy_nj_zeros_skipped": skipped},
+            "operations": an_energy(energy),
         }
-        for mean, skipped in ((1.0, 2.0), (3.0, 3.0))
+        for seed, mean, energy in ((0, 1.0, 4.0), (1, 3.0, 6.0))
     ]
     (point,) = goal.points({"dense-256": results})
-    assert (point.mean, point.spiking) == (2.0, False)
-    assert point.energies == {"all products": 4.0, "zeros skipped": 2.5}
+    assert (point.mean, point.spiking, point.seeds) == (2.0, False, (0, 1))
+    assert point.energies == an_energy(5.0, goal.CHARGES)
 
 
 def test_gradient_norms_of_a_training_that_was_stopped(tmp_path: Path) -> None:
@@ -316,11 +369,14 @@ def test_gradient_norms_of_a_training_that_was_stopped(tmp_path: Path) -> None:
         with SummaryWriter(str(tmp_path / folder)) as writer:
             for step in steps:
                 writer.add_scalar("train/actor_grad_norm", scale * step, step)
-    found = arithmetic.gradient_norms(tmp_path, 100)
+    found = arithmetic.gradient_norms(tmp_path, 0, 100)
     np.testing.assert_allclose(found["actor"], [5, 15, 250, *[np.nan] * 6, 975])
     assert np.isnan(found["critic"]).all()
+    # Tenths of the steps from 10 on: of 9 each.
+    later = arithmetic.gradient_norms(tmp_path, 10, 100)
+    np.testing.assert_allclose(later["actor"], [15, 250, *[np.nan] * 7, 975])
     with pytest.raises(FileNotFoundError, match="no TensorBoard files"):
-        arithmetic.gradient_norms(tmp_path / "none", 100)
+        arithmetic.gradient_norms(tmp_path / "none", 0, 100)
 
 
 def test_costs_of_an_arithmetic() -> None:
