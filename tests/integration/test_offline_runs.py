@@ -21,6 +21,7 @@ from benchmarks import (
     finetune_online,
     offline_corridor,
     offline_episodes,
+    offline_jitter,
     offline_replay_data,
     offline_runs,
     offline_summary,
@@ -351,6 +352,16 @@ def test_fine_tuning_goes_on_from_an_offline_run(
     run = Run(corridor, "dsformer-pssa", 7, RECIPE)
     Training(run, tmp_path, time.time() + 1e6).go()
     trained = checkpoint_of(run, tmp_path)
+    offline_jitter.main(
+        f"--runs {tmp_path} --dataset {corridor} --networks dsformer-pssa --seeds 7 --episodes 2 "
+        "--changes 0.001 0.1 --noises 0 0.5".split()
+    )
+    (line,) = [x for x in capsys.readouterr().out.splitlines() if x.startswith("| dsformer-pssa")]
+    _, _, error, small, large, plain, noisy, _ = (cell.strip() for cell in line.split("|"))
+    assert 0.0 < float(error) < 2.0
+    assert 0.0 <= float(small) < float(large)
+    assert plain.endswith("(2)")
+    assert noisy.endswith("(2)")
     algo = finetune_online.reopened(trained, 1e-3)
     before = load_algorithm(trained, "cpu:0")
     for name, value in before.impl.modules.transformer.state_dict().items():
