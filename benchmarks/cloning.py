@@ -1,8 +1,10 @@
 """How well spiking actors copy a dense one: what neurons and codes can represent, without RL.
 
     python -m benchmarks.cloning --dataset halfcheetah_medium_expert.npz --out runs/cloning --table
+    python -m benchmarks.cloning --teacher MODEL.zip --env Walker2d-v4 --out runs/cloning_walker
 
-A dense actor (two layers of 256) is fitted to the expert's part of a dataset. It is the teacher:
+A dense actor (two layers of 256) is fitted to the expert's part of a dataset; or a trained TD3
+policy acts, with normal noise of 0, 0.1 and 0.2 on its actions in turn. That is the teacher:
 its actions are a function of the observation, without noise, that a dense network of its size can
 have exactly. Each actor then learns to copy it by mean squared error on the same observations, in
 the same batches, with Adam at 1e-3 and a fifth of that in the last quarter. The table has the error
@@ -14,6 +16,7 @@ folder holds those of one dataset and number of steps.
 
 import argparse
 import functools
+import itertools
 import os
 import time
 from collections.abc import Mapping
@@ -27,11 +30,12 @@ import gymnasium
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from stable_baselines3 import TD3
 from torch import Tensor, nn
 
 from benchmarks.commits import own_commit
 from benchmarks.energy import table
-from benchmarks.kept import check_settings, once
+from benchmarks.kept import check_settings, once, sha256
 from benchmarks.offline_runs import SHARED
 from benchmarks.studies.text import spread
 from d3rlpy_spiking.cli.runs import read_json
@@ -39,6 +43,8 @@ from policies.actor import PopulationActor
 from sb3_spiking.options import SpikingOptions
 
 SIZES, BATCH, TEACHER_SEED, EPISODES = (256, 256), 100, 5, 10
+# Decisions of a trained teacher, and the noise on its actions, by episodes in turn.
+WATCHED, NOISES = 60_000, (0.0, 0.1, 0.2)
 COUNTING: dict[str, Any] = {
     "neuron": "lif", "v_decay": 1.0, "reset_mode": "soft", "encoder_v_init": 0.5
 }  # fmt: skip
@@ -54,6 +60,8 @@ ACTORS: dict[str, dict[str, Any] | None] = {
     "counting, batch_norm": {**COUNTING, "batch_norm": True},
     "counting, decoder_pop_size 20": {**COUNTING, "decoder_pop_size": 20},
     "counting, T 10": {**COUNTING, "spike_steps": 10},
+    "counting, membrane": {**COUNTING, "decoder": "membrane"},
+    "counting, T 10, membrane": {**COUNTING, "spike_steps": 10, "decoder": "membrane"},
     "counting, analog": {**COUNTING, "encoder_v_init": 0.0, "encoder": "analog"},
 }
 
@@ -146,8 +154,34 @@ def load(path: Path, steps: int) -> tuple[Data, str]:
         return Data(obs, teacher(obs), held_out), env_id
 
 
+def watch(path: Path, env_id: str) -> Data:
+    """The observations that a TD3 policy meets, and its actions there; episodes stay together."""
+    model = TD3.load(path, device="cpu", buffer_size=1)
+    env: Any = gymnasium.make(env_id)
+    rng = np.random.default_rng(TEACHER_SEED)
+    seen: list[NDArray[np.float32]] = []
+    actions: list[NDArray[np.float32]] = []
+    for episode in itertools.count():
+        if len(seen) >= WATCHED:
+            break
+        obs, _ = env.reset(seed=episode)
+        noise, over = NOISES[episode % len(NOISES)], False
+        while not over:
+            action, _ = model.predict(obs, deterministic=True)
+            seen.append(np.asarray(obs, np.float32))
+            actions.append(action)
+            played = np.clip(action + rng.normal(0.0, noise, action.shape), -1.0, 1.0)
+            obs, _, terminated, truncated, _ = env.step(played)
+            over = terminated or truncated
+    env.close()
+    obs_all, actions_all = torch.as_tensor(np.stack(seen)), torch.as_tensor(np.stack(actions))
+    return Data(obs_all, actions_all, len(seen) * 9 // 10)
+
+
 def shared(args: argparse.Namespace) -> dict[str, Any]:
     """What all results in a folder have in common, so that its table compares actors."""
+    if args.teacher is not None:
+        return {"steps": args.steps, "teacher": sha256(args.teacher), "env": args.env}
     return {"steps": args.steps, "dataset": args.dataset.name}
 
 
@@ -202,12 +236,16 @@ def main() -> None:
     )
     add: Any = parser.add_argument
     add("--dataset", type=Path, default=SHARED / "halfcheetah_medium_expert.npz")
+    add("--teacher", type=Path, help="TD3's file, in place of a dataset")
+    add("--env", help="the teacher's environment, with actions in [-1, 1]")
     add("--actors", nargs="+", choices=list(ACTORS), default=list(ACTORS))
     add("--seeds", type=int, nargs="+", default=[0, 1, 2])
     add("--steps", type=int, default=6000)
     add("--out", type=Path, default=Path("runs/cloning"))
     add("--table", action="store_true", help="print what is done")
     args = parser.parse_args()
+    if (args.teacher is None) != (args.env is None):
+        parser.error("--teacher and --env go together")
     own_commit()  # before anything long
     args.out.mkdir(parents=True, exist_ok=True)
     try:
@@ -218,7 +256,10 @@ def main() -> None:
     except ValueError as error:
         parser.error(str(error))
     torch.set_num_threads(1)
-    data, env_id = load(args.dataset, args.steps)
+    if args.teacher is None:
+        data, env_id = load(args.dataset, args.steps)
+    else:
+        data, env_id = watch(args.teacher, args.env), args.env
     for path, settings in listed(args):
         once(path, settings, functools.partial(copied, settings, data, env_id))
     if args.table:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from stable_baselines3 import TD3
 
 from benchmarks import cloning
 
@@ -94,3 +95,28 @@ def test_a_folder_holds_one_recipe(
     with pytest.raises(SystemExit):
         cloning.main()
     assert "dataset is 'pendulum.npz', but was 'not recorded'" in capsys.readouterr().err
+
+
+def test_a_trained_teacher(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = TD3("MlpPolicy", "MountainCarContinuous-v0", buffer_size=1, seed=0)
+    model.save(tmp_path / "teacher")
+    monkeypatch.setattr(cloning, "WATCHED", 1_500)
+    monkeypatch.setattr(cloning, "EPISODES", 1)
+    data = cloning.watch(tmp_path / "teacher.zip", "MountainCarContinuous-v0")
+    assert data.obs.shape == (1_998, 2)  # whole episodes
+    assert data.held_out == 1_798
+    expected, _ = model.predict(data.obs.numpy(), deterministic=True)
+    np.testing.assert_allclose(data.actions.numpy(), expected, atol=1e-6)
+    line = ["cloning", "--teacher", str(tmp_path / "teacher.zip"), "--actors", "dense"]
+    line += ["--env", "MountainCarContinuous-v0", "--steps", "4", "--seeds", "0"]
+    monkeypatch.setattr(sys, "argv", [*line, "--out", str(tmp_path / "out")])
+    cloning.main()
+    entry = json.loads((tmp_path / "out" / "dense_0.json").read_text())
+    assert entry["env"] == "MountainCarContinuous-v0"
+    assert len(entry["teacher"]) == 64
+    monkeypatch.setattr(sys, "argv", ["cloning", "--teacher", "x.zip"])
+    with pytest.raises(SystemExit):
+        cloning.main()
+    assert "--teacher and --env go together" in capsys.readouterr().err
