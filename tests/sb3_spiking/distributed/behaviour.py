@@ -292,6 +292,7 @@ def checkpointed(folder: Path) -> dict[str, Any]:
     if rank() == 1:
         with torch.no_grad():
             next(model.policy.parameters()).add_(1.0)
+    gather_objects(None)  # rank 0 removes the oldest after the others have gone on
     kept = sorted(path.name for path in (folder / "checkpoints").iterdir())
     gather_objects(None)  # rank 0 would go on to write
     apart = message(lambda: checkpoints.write(model))
