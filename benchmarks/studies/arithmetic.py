@@ -124,6 +124,11 @@ def measure(training: Training, run: Path) -> dict[str, Any]:
     }
 
 
+def _numbers(rows: Sequence[Sequence[float | None]]) -> NDArray[np.float64]:
+    """Rows as JSON has them: null is NaN."""
+    return np.array(rows, np.float64)
+
+
 def markdown(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     """A row a cell, then the gradient norms by tenths."""
     head = (
@@ -147,7 +152,9 @@ def markdown(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
             f"{name}, {part}",
             *(
                 f"{value:.3g}"
-                for value in np.mean([one["gradient_norms"][part] for one in found], axis=0)
+                for value in np.mean(
+                    _numbers([one["gradient_norms"][part] for one in found]), axis=0
+                )
             ),
         )
         for part in PARTS

@@ -3,13 +3,13 @@
 import argparse
 import json
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.jobs import share_out
 from benchmarks.studies.runs import CONFIG, Measure, Training, check_result, work
 
 
@@ -76,22 +76,15 @@ def work_through(
     for training in trainings:
         check_result(training, args.out)  # before anything long
     if args.jobs > 1:
-        line = [sys.executable, "-m", module, *sys.argv[1:], "--jobs", "1"]
-        processes = [subprocess.Popen(line) for _ in range(args.jobs)]
-        try:
-            codes = [process.wait() for process in processes]
-        finally:
-            for process in processes:
-                process.terminate()
-        sound = not any(codes)
+        share_out(module, sys.argv[1:], args.jobs)
     else:
         deadline = time.time() + 60.0 * args.minutes
         sound = True
         for training in trainings:
             if time.time() < deadline:
                 sound &= work(training, args.out, measure, deadline)
-    if not sound:
-        sys.exit(1)
+        if not sound:
+            sys.exit(1)
     if any(training.result(args.out).exists() for training in trainings):
         return True
     print("nothing done yet; the same command goes on")

@@ -21,7 +21,7 @@ import yaml
 from benchmarks.commits import current_commit
 from benchmarks.kept import check_settings
 from benchmarks.online_learning import claimed
-from policies.files import write_atomically
+from d3rlpy_spiking.cli.runs import write_json
 from sb3_spiking.distributed.clock import RECORD
 from sb3_spiking.zoo_search import read_policy_kwargs
 
@@ -163,7 +163,8 @@ def work(training: Training, out: Path, measure: Measure, deadline: float) -> bo
             "measuring_seconds": time.time() - begin,
             **found,
         }
-        _write(training.result(out), result)
+        training.result(out).parent.mkdir(parents=True, exist_ok=True)
+        write_json(training.result(out), result)
         print(f"{training.label}: return {found['mean']:.1f}", flush=True)
     return True
 
@@ -188,17 +189,11 @@ def _parts(folder: Path) -> list[dict[str, Any]]:
 
 
 def _check_settings(training: Training, folder: Path) -> None:
-    path, settings = folder / "settings.json", training.settings()
-    if not path.exists():
-        _write(path, settings)
-        return
-    before = json.loads(path.read_text(encoding="utf-8"))
-    if before != settings:
-        changed = sorted(name for name in settings if before.get(name) != settings[name])
-        raise ValueError(
-            f"{folder} holds a training with other settings ({', '.join(changed)}); name another "
-            "folder with --out, or remove it"
-        )
+    path = folder / "settings.json"
+    if path.exists():
+        check_settings(path, training.settings())
+    else:
+        write_json(path, training.settings())
 
 
 def _train(training: Training, out: Path, deadline: float) -> int | None:
@@ -241,13 +236,3 @@ def _add_line(path: Path, content: object) -> None:
 def _failed(training: Training, folder: Path, code: int) -> bool:
     print(f"{training.label}: exit {code}, see {folder / 'output.txt'}", file=sys.stderr)
     return False
-
-
-def _write(path: Path, content: object) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(content, indent=1) + "\n"
-
-    def write(name: str) -> None:
-        Path(name).write_text(text, encoding="utf-8")
-
-    write_atomically(str(path), write)

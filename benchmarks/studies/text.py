@@ -17,6 +17,6 @@ def spread(values: Sequence[float], digits: int = 1) -> str:
     return f"{number(found.mean, digits)} [{low}, {high}] ({len(values)})"
 
 
-def mean_of(values: Sequence[float], digits: int = 0) -> str:
-    """The mean."""
-    return number(float(np.mean(values)), digits)
+def mean_of(values: Sequence[float | None], digits: int = 0) -> str:
+    """The mean; NaN with a None, which is what JSON makes of NaN."""
+    return number(float(np.mean(np.array(values, np.float64))), digits)
