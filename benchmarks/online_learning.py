@@ -68,6 +68,15 @@ KINDS: dict[str, tuple[str, ...]] = {
     "counting": _options(**COUNTING),
     "counting_10": _options(**COUNTING, spike_steps=10),
     "counting_membrane": _options(**COUNTING, decoder="membrane"),
+    "counting_membrane_10": _options(
+        **COUNTING, decoder="membrane", spike_steps=10, actor_lr_scale=1.0
+    ),
+    "batch_norm_counting": (
+        *_options(
+            **COUNTING, decoder="membrane", spike_steps=10, actor_lr_scale=0.3, batch_norm=True
+        ),
+        "callback:'sb3_spiking.batch_norm.RecalibrationCallback'",
+    ),
 }
 PLAIN = "benchmarks/plain.yml"
 POLL = 2.0
