@@ -1,7 +1,6 @@
 """Spiking policies for TD3 and DDPG: a spiking actor beside SB3's own critics."""
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 from stable_baselines3.common.policies import ContinuousCritic
 from stable_baselines3.common.preprocessing import get_action_dim
@@ -21,13 +20,11 @@ class SpikingTD3Policy(SpikingPolicyMixin, TD3Policy):
 
     Takes every keyword of TD3Policy with its meaning, and those of SpikingOptions. `net_arch` (or
     its "pi" part) gives the hidden spiking layers; `activation_fn` applies to the critics only. The
-    actor's learning rate is `actor_lr_scale` times the algorithm's. `recipe` is "counting" by
-    default: see RECIPES in sb3_spiking.options.
+    actor's learning rate is `actor_lr_scale` times the algorithm's.
 
-    Source: Tang et al. 2020 (PopSAN-TD3), which is `recipe="popsan"`.
+    Source: Tang et al. 2020 (PopSAN-TD3), which is `recipe="popsan"`, the default.
     """
 
-    default_options: ClassVar[Mapping[str, Any]] = {"recipe": "counting"}
     takes_proxy = True
 
     def _build(self, lr_schedule: Schedule) -> None:

@@ -17,7 +17,7 @@ from benchmarks.speed.table import Goal, Section
 DENSE = "SB3's dense TD3"
 # Actors that are not PopSAN's, with the default arithmetic.
 OTHERS: dict[str, dict[str, object]] = {
-    "ours, counting (TD3's default)": {"recipe": "counting"},
+    "ours, counting": {"recipe": "counting"},
     "ours, batch normalization": {"batch_norm": True},
 }
 # Transitions in the buffer; batches are drawn with replacement.
@@ -36,7 +36,7 @@ def trained(
     """A model with a filled buffer, before its first gradient step."""
     kwargs: dict[str, object] = {} if arch is None else {"net_arch": arch}
     if choice is not None:
-        # PopSAN's actor, as the loop's; the default and batch normalization have rows of their own.
+        # PopSAN's actor, as the loop's; others have rows of their own.
         kwargs |= choice.kwargs(sb3_spiking.options.SpikingOptions) | {"recipe": "popsan", **more}
     model = TD3(
         policy,

@@ -359,20 +359,22 @@ def options(model: Any) -> SpikingOptions:
 
 
 def test_recipes() -> None:
-    """TD3's and DDPG's own is "counting"; what is given goes before it."""
-    small = {"net_arch": [8]}
+    """Without one it is "popsan"; what is given goes before it."""
+    small: dict[str, Any] = {"net_arch": [8]}
+    counting: dict[str, Any] = {**small, "recipe": "counting"}
     for algo in (TD3, DDPG):
-        model = make(algo=algo, policy_kwargs=small)
+        model = make(algo=algo, policy_kwargs=counting)
         config = network(model).config
         assert config.neuron == LIFConfig(v_decay=1.0, reset_mode="soft")
         assert (config.encoder.v_init, config.decoder.kind) == (0.5, "membrane")
         assert options(model).actor_lr_scale == 1.0
-    popsan = make(policy_kwargs={**small, "recipe": "popsan"})
-    config = network(popsan).config
-    assert config.neuron == CurrentLIFConfig()
-    assert (config.encoder.v_init, config.decoder.kind) == (0.0, "rate")
-    assert options(popsan).actor_lr_scale == 0.3
-    mixed = network(make(policy_kwargs={**small, "decoder": "rate", "encoder": "analog"})).config
+        for kwargs in (small, {**small, "recipe": "popsan"}):
+            popsan = make(algo=algo, policy_kwargs=kwargs)
+            config = network(popsan).config
+            assert config.neuron == CurrentLIFConfig()
+            assert (config.encoder.v_init, config.decoder.kind) == (0.0, "rate")
+            assert options(popsan).actor_lr_scale == 0.3
+    mixed = network(make(policy_kwargs={**counting, "decoder": "rate", "encoder": "analog"})).config
     assert (mixed.decoder.kind, mixed.encoder.v_init, mixed.neuron.v_decay) == ("rate", 0.0, 1.0)
     sac = SAC("SpikingPopPolicy", "Pendulum-v1", policy_kwargs={**small, "recipe": "counting"})
     assert (options(sac).neuron, options(sac).decoder) == ("lif", "membrane")
