@@ -348,7 +348,7 @@ def test_every_option_reaches_the_network() -> None:
         synops_penalty=0.2,
     )
     lif = network(make(policy_kwargs={"neuron": "lif", "v_decay": 0.6})).config.neuron
-    assert lif == LIFConfig(v_decay=0.6, reset_mode="soft")
+    assert lif == LIFConfig(v_decay=0.6)
     assert not isinstance(lif, CurrentLIFConfig)
 
 
