@@ -29,9 +29,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import yaml
 
 from benchmarks import stages
 from benchmarks.commits import current_commit
+from sb3_spiking.distributed.clock import RECORD
 
 EVAL_FREQ, EPISODES, SAVE_FREQ = 10_000, 10, 25_000
 ENVS = ("HalfCheetah-v4", "Hopper-v4", "Walker2d-v4", "Ant-v4")
@@ -79,6 +81,8 @@ KINDS: dict[str, tuple[str, ...]] = {
     ),
 }
 PLAIN = "benchmarks/plain.yml"
+# Kinds that the plain file makes: it names the policy and nothing else.
+PLAIN_KINDS = ("dense", "spiking")
 POLL = 2.0
 
 
@@ -97,6 +101,39 @@ class Run(NamedTuple):
         """Step of its last evaluation."""
         return max(map(_steps, self.folder(out).glob("td3/*/evaluations.npz")), default=0)
 
+    def end(self, out: Path) -> int | None:
+        """Last step of a run that came to its horizon, and so cannot go on; None before."""
+        records = self.folder(out).glob(f"td3/*/{RECORD}")
+        ends = [json.loads(path.read_text("utf-8"))["steps"] for path in records]
+        return max(ends, default=None)
+
+    def settings(self, config: str) -> dict[str, Any]:
+        """What decides its returns: the file's entry, and what its kind adds.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if it has no such environment.
+        """
+        entries = yaml.safe_load(Path(config).read_text("utf-8"))
+        entry = entries.get(self.env, entries.get("default"))
+        if entry is None:
+            raise ValueError(
+                f"--envs must be in {config}, which has {', '.join(entries)}, got {self.env!r}"
+            )
+        added = self._added(config)
+        # How far the file would go is the command's, and what the kind replaces the kind's.
+        replaced = {"n_timesteps", *(word.split(":")[0] for word in added)}
+        # Callbacks for spiking policies do nothing to dense ones.
+        if self.kind == "dense" and str(entry.get("callback")).startswith("sb3_spiking."):
+            replaced.add("callback")
+        file = {name: value for name, value in entry.items() if name not in replaced}
+        return dict(json.loads(json.dumps({"file": file, "kind": added})))
+
+    def _added(self, config: str) -> list[str]:
+        if config == PLAIN:
+            return ["--dense"] * (self.kind == "dense")
+        return list(KINDS[self.kind])
+
     def command(self, args: argparse.Namespace) -> list[str]:
         """The command line."""
         return [
@@ -105,7 +142,7 @@ class Run(NamedTuple):
             *("--eval-freq", str(EVAL_FREQ), "--eval-episodes", str(EPISODES)),
             *("--n-eval-envs", str(EPISODES), "--save-freq", str(SAVE_FREQ)),
             *("--num-threads", "1", "--device", "cpu", "-f", str(self.folder(Path(args.out)))),
-            *(KINDS[self.kind] if args.config != PLAIN else ["--dense"] * (self.kind == "dense")),
+            *self._added(args.config),
         ]
 
 
@@ -136,11 +173,44 @@ def has_checkpoint(folder: Path, steps: int) -> bool:
     return any(int(path.name.removeprefix("steps_")) >= steps for path in found)
 
 
-def note(folder: Path, line: list[str], steps: int) -> None:
+def note(run: Run, args: argparse.Namespace) -> None:
     """Write down which commit goes on from which step, and how."""
-    entry = {"from": steps, "commit": current_commit(), "command": ["python", *line]}
-    with (folder / "commits.jsonl").open("a") as file:
+    out = Path(args.out)
+    entry = {
+        "from": run.steps(out),
+        "commit": current_commit(),
+        "command": ["python", *run.command(args)],
+        "settings": run.settings(args.config),
+    }
+    with (run.folder(out) / "commits.jsonl").open("a") as file:
         file.write(json.dumps(entry) + "\n")
+
+
+def check(run: Run, args: argparse.Namespace) -> None:
+    """Raise for a run that would be taken for another one, or could never come to its steps.
+
+    Raises:
+        FileNotFoundError: if there is no hyperparameter file.
+        ValueError: if it has no such environment, the run was started with other settings, or it
+            ended before `--steps`.
+    """
+    folder, settings = run.folder(Path(args.out)), run.settings(args.config)
+    path = folder / "commits.jsonl"
+    lines = path.read_text("utf-8").splitlines() if path.exists() else []
+    # Starts of before settings were kept have none.
+    before = [entry["settings"] for entry in map(json.loads, lines) if "settings" in entry]
+    # A start that failed at once has trained nothing that could be mistaken.
+    if run.steps(Path(args.out)) and before and before[-1] != settings:
+        raise ValueError(
+            f"{folder} holds a run with other settings, {before[-1]} and not {settings}; restore "
+            "them, move it to the folder of another kind, or choose another --out"
+        )
+    end = run.end(Path(args.out))
+    if end is not None and end < args.steps:
+        raise ValueError(
+            f"{folder} holds a run that ended at its --horizon of {end:,} steps and cannot go on "
+            f"to {args.steps:,}; choose fewer --steps, or another --out with a larger --horizon"
+        )
 
 
 def train(run: Run, args: argparse.Namespace, deadline: float) -> bool:
@@ -152,11 +222,12 @@ def train(run: Run, args: argparse.Namespace, deadline: float) -> bool:
     out = Path(args.out)
     folder = run.folder(out)
     with claimed(folder) as free:
-        if not free or run.steps(out) >= args.steps:
+        # One that ended has its last evaluation before its last step.
+        if not free or run.steps(out) >= args.steps or run.end(out) is not None:
             return True
         print(f"{run}: from {run.steps(out):,} steps", flush=True)
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        note(folder, run.command(args), run.steps(out))
+        note(run, args)
         with (folder / "output.txt").open("a") as log:
             process = subprocess.Popen(
                 [sys.executable, *run.command(args)], stdout=log, stderr=log, env=environment
@@ -228,7 +299,18 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--list", action="store_true")
     if parser.parse_args(arguments).plain:
         parser.set_defaults(config=PLAIN, out="runs/plain")
-    return parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
+    others = sorted({*args.kinds} - {*PLAIN_KINDS})
+    if args.config == PLAIN and others:
+        parser.error(
+            f"--kinds must be among {', '.join(PLAIN_KINDS)} with {PLAIN}, which names the policy "
+            f"and nothing else, got {', '.join(others)}"
+        )
+    if args.steps > args.horizon:
+        parser.error(
+            f"--horizon must be at least --steps, {args.steps}, got {args.horizon}: it ends runs"
+        )
+    return args
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -238,6 +320,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for run in runs(args):
             print(f"{run.env} {run.kind} {run.seed}: {run.steps(Path(args.out)):,}")
         return 0
+    try:
+        for run in runs(args):
+            check(run, args)
+    except (ValueError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     return 0 if workers(args) else 1
 
 

@@ -1,5 +1,6 @@
 """The list of online runs: what it keeps of each, and its exit code."""
 
+import json
 import os
 import shutil
 import signal
@@ -75,7 +76,7 @@ def test_a_run_leaves_the_model_of_each_checkpoint(
     [
         ("pass", "1", 0),
         ("raise SystemExit(3)", "1", 1),
-        ("import time; time.sleep(100)", "0.001", 0),  # stopped, not failed
+        ("import time; time.sleep(100); raise SystemExit(3)", "0.001", 0),  # stopped, not failed
         ("raise SystemExit(3)", "0", 0),  # not even begun
     ],
 )
@@ -102,9 +103,75 @@ run = pathlib.Path(sys.argv[1], "td3", "Pendulum-v1_1")
 (run / "checkpoints" / "steps_300").mkdir(parents=True)
 numpy.savez(run / "evaluations.npz", timesteps=[300])
 time.sleep(100)
+sys.exit(3)
 """
     stand_in(monkeypatch, code)
     assert online_learning.main(words(tmp_path, "--steps", "300", "--minutes", "2")) == 0
+
+
+# What stands in for RL Zoo: a run that ends at its horizon of 450 steps, after its last evaluation.
+END = """
+import pathlib, sys, numpy
+run = pathlib.Path(sys.argv[1], "td3", "Pendulum-v1_1")
+run.mkdir(parents=True)
+numpy.savez(run / "evaluations.npz", timesteps=[400])
+(run / "distributed.json").write_text('{"steps": 450}')
+"""
+
+
+def test_a_run_that_ended_is_not_begun_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stand_in(monkeypatch, END)
+    ending = words(tmp_path, "--steps", "450", "--horizon", "450")
+    for _ in range(2):  # the second one would fail: its folder is there
+        assert online_learning.main(ending) == 0
+    assert online_learning.main(words(tmp_path, "--steps", "500")) == 1
+    assert "ended at its --horizon of 450 steps and cannot go on to 500" in capsys.readouterr().err
+
+
+def test_a_run_is_not_taken_for_one_of_other_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stand_in(monkeypatch, END)
+    config = tmp_path / "td3.yml"
+    line = words(tmp_path, "--steps", "400", "--config", str(config), "--kinds", "dense", "spiking")
+
+    def given(rate: float, **more: object) -> None:
+        entry = {"n_timesteps": 10, "learning_rate": rate, "policy_kwargs": "dict()", **more}
+        config.write_text(json.dumps({"Pendulum-v1": entry}))
+
+    assert online_learning.main(line) == 1
+    assert "No such file" in capsys.readouterr().err
+    given(0.1)
+    assert online_learning.main(line) == 0
+    # What has no part in a dense run, or in any.
+    given(0.1, n_timesteps=20, policy_kwargs="dict(T=3)", callback="sb3_spiking.x.Callback")
+    assert online_learning.main([*line, "--kinds", "dense"]) == 0
+    assert online_learning.main(line) == 1
+    assert "spiking/Pendulum-v1_seed0 holds a run with other settings" in capsys.readouterr().err
+    given(0.2)
+    assert online_learning.main([*line, "--kinds", "dense"]) == 1
+    assert "{'learning_rate': 0.1}" in capsys.readouterr().err
+    assert online_learning.main([*line, "--envs", "Pendulum-v9"]) == 1
+    assert "--envs must be in" in capsys.readouterr().err
+    # Starts of before settings were kept.
+    path = tmp_path / "dense" / "Pendulum-v1_seed0" / "commits.jsonl"
+    path.write_text(json.dumps({"from": 0, "commit": "a1", "command": []}) + "\n")
+    assert online_learning.main([*line, "--kinds", "dense"]) == 0
+
+
+def test_what_cannot_be_trained_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    for wrong, message in (
+        (
+            ["--plain", "--kinds", "dense", "popsan"],
+            "names the policy and nothing else, got popsan",
+        ),
+        (["--steps", "2000000"], "--horizon must be at least --steps, 2000000, got 1000000"),
+    ):
+        with pytest.raises(SystemExit):
+            online_learning.parse(wrong)
+        assert message in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize(("program", "expected"), [("true", 0), ("false", 1)])
