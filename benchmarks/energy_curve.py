@@ -168,7 +168,8 @@ def with_variants(actors: Sequence[Actor], variants: Sequence[tuple[str, str]]) 
     """Actors, and the spiking ones once more for each (suffix, JSON object of policy_kwargs).
 
     Raises:
-        ValueError: if a text is no JSON object, or an option has a value that it cannot have.
+        ValueError: if a text is no JSON object, an option has a value that it cannot have, or two
+            actors would have one name.
         TypeError: if an option is unknown or of the wrong type.
     """
     found = list(actors)
@@ -180,6 +181,9 @@ def with_variants(actors: Sequence[Actor], variants: Sequence[tuple[str, str]]) 
         for actor in more:
             actor.options()  # checks them
         found += more
+    names = [actor.name for actor in dict.fromkeys(found)]
+    if len(set(names)) < len(names):
+        raise ValueError(f"each must have a suffix of its own, got the actors {', '.join(names)}")
     return found
 
 
@@ -197,13 +201,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not args.table and not work_through(todo, args, measure, "benchmarks.energy_curve"):
         return
     found = goal.points(read(todo, args.out))
-    print(goal.markdown(found))
+    done = {point.name for point in found}
+    missing = [name for name in dict.fromkeys(one.name for one in todo) if name not in done]
+    print(goal.markdown(found, missing))
     if args.png is None:
         return
     if not args.table and _reference_to_come(todo, found):
         print(f"no {args.png} yet: it needs {goal.FULL}; the same command goes on")
         return
-    goal.draw(found, args.env, args.png)
+    goal.draw(found, args.env, args.png, missing)
 
 
 def _reference_to_come(todo: Sequence[Training], found: Sequence[goal.Point]) -> bool:

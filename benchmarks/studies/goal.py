@@ -120,13 +120,20 @@ def full_return(found: Sequence[Point]) -> float:
     return full.mean
 
 
-def verdict(found: Sequence[Point], charge: str) -> Verdict:
+def verdict(found: Sequence[Point], charge: str, missing: Sequence[str] = ()) -> Verdict:
     """Check the goal in one way of charging; means over seeds decide.
 
+    Args:
+        found: actors that have results.
+        charge: one of CHARGES.
+        missing: names of actors whose trainings are still to come.
+
     Raises:
-        ValueError: as `full_return`, or if actors have different seeds.
+        ValueError: as `full_return`, if actors are missing, or have different seeds.
     """
     least = KEEP * full_return(found)
+    if missing:  # one of them may be the smallest that keeps the return
+        raise ValueError(f"no training is done of {', '.join(missing)}")
     if len({tuple(sorted(point.seeds)) for point in found}) > 1:
         raise ValueError(f"actors have different seeds, {_seeds(found)}")
     keeping = sorted(
@@ -142,13 +149,13 @@ def _seeds(found: Sequence[Point]) -> str:
     return ", ".join(f"{point.name}: {' '.join(map(str, sorted(point.seeds)))}" for point in found)
 
 
-def markdown(found: Sequence[Point]) -> str:
-    """A row a point, then the verdicts, or why there are none."""
+def markdown(found: Sequence[Point], missing: Sequence[str] = ()) -> str:
+    """A row a point, then the verdicts, or why there are none; arguments as of `verdict`."""
     base = None
     try:
         full_return(found)
         base = {"": list(next(p for p in found if p.name == FULL).returns)}
-        closing = [f"{verdict(found, charge).text}." for charge in CHARGES]
+        closing = [f"{verdict(found, charge, missing).text}." for charge in CHARGES]
     except ValueError as error:
         closing = [f"No verdict: {error}."]
     rows = [
@@ -169,8 +176,10 @@ def _ratio(point: Point, base: dict[str, list[float]]) -> str:
     return "1" if point.name == FULL else ratio({"": list(point.returns)}, base)
 
 
-def draw(found: Sequence[Point], env: str, path: Path) -> None:
+def draw(found: Sequence[Point], env: str, path: Path, missing: Sequence[str] = ()) -> None:
     """Draw the curve as PNG: ratio of returns against nJ a decision, seeds as small marks.
+
+    The limit is drawn where there is a verdict.
 
     Raises:
         ValueError: as `full_return`.
@@ -181,8 +190,8 @@ def draw(found: Sequence[Point], env: str, path: Path) -> None:
 
     full, charge = full_return(found), "all products"
     try:
-        limit = verdict(found, charge).limit
-    except ValueError:  # seeds are still missing
+        limit = verdict(found, charge, missing).limit
+    except ValueError:  # actors or seeds are still missing
         limit = None
     figure = Figure(figsize=(7.0, 4.2), layout="constrained")
     axes = figure.add_subplot()

@@ -21,8 +21,8 @@ def read(trainings: Sequence[Training], out: Path) -> dict[str, list[dict[str, A
         ValueError: if one was made with other settings.
     """
     found: dict[str, list[dict[str, Any]]] = {}
-    for training in trainings:
-        path = training.result(out)
+    # A seed that was given twice counts once.
+    for path, training in {training.result(out): training for training in trainings}.items():
         if path.exists():
             check_result(training, out)
             result = json.loads(path.read_text(encoding="utf-8"))
@@ -46,6 +46,8 @@ def add_options(parser: argparse.ArgumentParser, *, env: str, steps: int, out: s
     add("--out", type=Path, default=Path(out))
     add("--list", action="store_true", help="say what is done, and train nothing")
     add("--table", action="store_true", help="print the table of what is done, and train nothing")
+    # One of --jobs: the process that started it shows what is done.
+    add("--worker", action="store_true", help=argparse.SUPPRESS)
 
 
 def show(trainings: Sequence[Training], out: Path) -> None:
@@ -70,13 +72,13 @@ def work_through(
         module: that `python -m` runs, for further processes.
 
     Returns:
-        Whether there is a result to show; that there is none yet is printed.
+        Whether there is a result to show, here; that there is none yet is printed.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that trainings end, too
     for training in trainings:
         check_result(training, args.out)  # before anything long
     if args.jobs > 1:
-        share_out(module, sys.argv[1:], args.jobs)
+        share_out(module, [*sys.argv[1:], "--worker"], args.jobs)
     else:
         deadline = time.time() + 60.0 * args.minutes
         sound = True
@@ -85,6 +87,8 @@ def work_through(
                 sound &= work(training, args.out, measure, deadline)
         if not sound:
             sys.exit(1)
+    if args.worker:
+        return False
     if any(training.result(args.out).exists() for training in trainings):
         return True
     print("nothing done yet; the same command goes on")

@@ -79,11 +79,8 @@ class Training:
         found = self.folder(out).glob(f"{ALGO}/*/checkpoints/steps_*")
         return max((int(path.name.removeprefix("steps_")) for path in found), default=0)
 
-    def parameters(self) -> dict[str, Any]:
-        """What goes before the file's hyperparameters.
-
-        The replay buffer holds the whole training and no more. Learning starts where the file
-        says, but after a tenth of the steps at the latest.
+    def entry(self) -> dict[str, Any]:
+        """The file's hyperparameters.
 
         Raises:
             ValueError: if the file has no such environment.
@@ -93,7 +90,18 @@ class Training:
             raise ValueError(
                 f"env must be in {self.config}, which has {sorted(entries)}, got {self.env!r}"
             )
-        entry = entries[self.env]
+        return dict(entries[self.env])
+
+    def parameters(self) -> dict[str, Any]:
+        """What goes before the file's hyperparameters.
+
+        The replay buffer holds the whole training and no more. Learning starts where the file
+        says, but after a tenth of the steps at the latest.
+
+        Raises:
+            ValueError: if the file has no such environment.
+        """
+        entry = self.entry()
         given: dict[str, Any] = {}
         if self.inherits and not self.dense:
             given = read_policy_kwargs(entry.get("policy_kwargs", {}))
@@ -106,7 +114,11 @@ class Training:
 
     def settings(self) -> dict[str, Any]:
         """Everything that decides what comes of it, as JSON has it."""
-        shown = {**vars(self), "parameters": self.parameters(), "algo": ALGO}
+        parameters = self.parameters()
+        # The file may change; its steps are replaced by the command's.
+        replaced = {"n_timesteps", *parameters}
+        file = {name: value for name, value in self.entry().items() if name not in replaced}
+        shown = {**vars(self), "parameters": parameters, "file": file, "algo": ALGO}
         shown.pop("policy_kwargs")
         return dict(json.loads(json.dumps(shown)))
 

@@ -116,6 +116,18 @@ def test_parameters_come_from_the_file(tmp_path: Path) -> None:
         a_training(env="Hopper-v4", config=str(config)).parameters()
 
 
+def test_settings_hold_what_the_file_adds(tmp_path: Path) -> None:
+    """A result is not taken for one of another learning rate."""
+    config = tmp_path / "td3.yml"
+    found = []
+    for rate, steps in ((0.1, 10), (0.1, 20), (0.2, 10)):
+        entry = {"n_timesteps": steps, "learning_rate": rate, "policy": "x", "learning_starts": 5}
+        config.write_text(json.dumps({"Pendulum-v1": entry}))
+        found.append(a_training(config=str(config)).settings())
+    assert found[0] == found[1] != found[2]
+    assert found[2]["file"] == {"learning_rate": 0.2}
+
+
 # What stands in for RL Zoo: writes what a finished training leaves.
 FINISH = """
 import pathlib, sys
@@ -153,7 +165,7 @@ def test_a_training_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
         work(changed, tmp_path, look, time.time() + 100.0)
     with pytest.raises(ValueError, match="made with other settings"):
         lists.read([changed], tmp_path)
-    assert lists.read([training, other], tmp_path) == {"cell": [result]}
+    assert lists.read([training, training, other], tmp_path) == {"cell": [result]}
     with pytest.raises(FileNotFoundError, match="no training of this list"):
         lists.read([other], tmp_path)
 
@@ -214,6 +226,9 @@ def test_the_curve_is_not_drawn_before_its_reference_is_there(
     assert "| dense-16 |" in text
     assert f"no {picture} yet: it needs dense-256" in text
     assert not picture.exists()
+    # A process of --jobs leaves the table to the one that started it.
+    energy_curve.main([*words, "--worker"])
+    assert capsys.readouterr().out == ""
     # No more of the list will bring it.
     for further in (["--table"], ["--actors", "dense-16"]):
         with pytest.raises(ValueError, match="ratios need dense-256"):
@@ -267,6 +282,9 @@ def test_variants() -> None:
     assert [actor.name for actor in found] == ["direct-t3", "dense-16", "direct-t3-wide"]
     assert found[2].policy_kwargs()["surrogate_width"] == 2.0
     assert "surrogate_width" not in found[0].policy_kwargs()
+    twice = [("p", '{"spike_steps": 2}'), ("p", '{"spike_steps": 4}')]
+    with pytest.raises(ValueError, match="a suffix of its own"):
+        energy_curve.with_variants(chosen, twice)
     for text, error in (("[]", ValueError), ("{", ValueError), ('{"x": 1}', TypeError)):
         with pytest.raises(error):
             energy_curve.with_variants(chosen, [("x", text)])
@@ -341,6 +359,8 @@ def test_the_goal(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="says nothing"):
         goal.full_return([a_point("dense-256", -100.0, 300.0)])
     assert "No verdict: ratios need dense-256" in goal.markdown(dense[1:])
+    text = goal.markdown([*dense, near, small], ["dense-32", "direct-t3"])
+    assert text.endswith("No verdict: no training is done of dense-32, direct-t3.")
     stopped = [*dense, near, dataclasses.replace(small, seeds=(0,))]
     assert "No verdict: actors have different seeds, dense-256: 0 1, " in goal.markdown(stopped)
     pytest.importorskip("matplotlib")
