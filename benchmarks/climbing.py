@@ -145,7 +145,11 @@ def climb(name: str, rate: float, seed: int, hill: Hill) -> dict[str, Any]:
                 actions = actor(hill.held_out)
                 below.append(float(hill.value(hill.held_out, actions).mean()) - hill.top)
             at_bounds.append(float((actions.abs() > BOUND).float().mean()))
-    return {"below": below, "at_bounds": at_bounds, "returns": play(actor, hill.env_id)}
+    return {
+        "below": below,
+        "at_bounds": at_bounds,
+        "returns": play(actor, hill.env_id, scaled=True),
+    }
 
 
 def shared(args: argparse.Namespace, hill: Hill) -> dict[str, Any]:

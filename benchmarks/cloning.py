@@ -85,7 +85,9 @@ class Dense(nn.Module):
             layers += [nn.Linear(n_in, size), nn.ReLU()]
             n_in = size
         self.layers = nn.Sequential(*layers, nn.Linear(n_in, action_dim), nn.Tanh())
-        self.mean, self.std = obs.mean(dim=0), obs.std(dim=0)
+        std = obs.std(dim=0)
+        # An observation that never changes has none.
+        self.mean, self.std = obs.mean(dim=0), torch.where(std > 0.0, std, 1.0)
 
     def forward(self, obs: Tensor) -> Tensor:
         """Actions [B, A]."""
@@ -124,14 +126,24 @@ def fit(actor: nn.Module, data: Data, steps: int, seed: int) -> float:
     return float(error / rest.var(dim=0).mean())
 
 
-def play(actor: nn.Module, env_id: str) -> list[float]:
-    """Returns of episodes side by side."""
+def play(actor: nn.Module, env_id: str, *, scaled: bool = False) -> list[float]:
+    """Returns of episodes side by side.
+
+    Args:
+        actor: gives actions in [-1, 1].
+        env_id: the environment.
+        scaled: -1 and 1 stand for the bounds of its actions, as for Stable-Baselines3's actors.
+    """
     envs = [gymnasium.make(env_id) for _ in range(EPISODES)]
+    space: Any = envs[0].action_space
+    middle, half = (space.high + space.low) / 2, (space.high - space.low) / 2
     obs = [env.reset(seed=100 + i)[0] for i, env in enumerate(envs)]
     returns, going = np.zeros(EPISODES), np.ones(EPISODES, bool)
     while going.any():
         with torch.no_grad():
             actions: NDArray[Any] = actor(torch.tensor(np.stack(obs), dtype=torch.float32)).numpy()
+        if scaled:
+            actions = middle + half * actions
         for i in np.flatnonzero(going):
             obs[i], reward, terminated, truncated, _ = envs[i].step(actions[i])
             returns[i] += float(reward)
@@ -140,8 +152,21 @@ def play(actor: nn.Module, env_id: str) -> list[float]:
 
 
 def load(path: Path, steps: int) -> tuple[Data, str]:
-    """The observations of the expert's part with the teacher's actions, and the environment."""
+    """The observations of the expert's part with the teacher's actions, and the environment.
+
+    Raises:
+        FileNotFoundError: if it is not there.
+        ValueError: if it does not say which steps are an expert's.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no dataset {path}; name one with --dataset")
     with np.load(path) as arrays:
+        missing = {"observations", "actions", "is_expert", "env_id"} - {*arrays}
+        if missing:
+            raise ValueError(
+                f"--dataset must hold {', '.join(sorted(missing))} besides, {path} has "
+                f"{', '.join(sorted(arrays))}; of a trained policy's file use --teacher"
+            )
         expert = arrays["is_expert"]
         obs = torch.as_tensor(arrays["observations"][expert], dtype=torch.float32)
         actions = torch.as_tensor(arrays["actions"][expert], dtype=torch.float32)
@@ -155,9 +180,23 @@ def load(path: Path, steps: int) -> tuple[Data, str]:
 
 
 def watch(path: Path, env_id: str) -> Data:
-    """The observations that a TD3 policy meets, and its actions there; episodes stay together."""
+    """The observations that a TD3 policy meets, and its actions there; episodes stay together.
+
+    Raises:
+        ValueError: if its observations and actions are not the environment's, or these are not in
+            [-1, 1].
+    """
     model = TD3.load(path, device="cpu", buffer_size=1)
     env: Any = gymnasium.make(env_id)
+    ours = (env.observation_space, env.action_space)
+    theirs = (model.observation_space, model.action_space)
+    if ours != theirs:
+        raise ValueError(f"--env must be the teacher's, of {theirs}, got {env_id} of {ours}")
+    if (env.action_space.low != -1.0).any() or (env.action_space.high != 1.0).any():
+        raise ValueError(
+            f"--env must have actions in [-1, 1], as the actors that copy it have, got {env_id} "
+            f"with {env.action_space}"
+        )
     rng = np.random.default_rng(TEACHER_SEED)
     seen: list[NDArray[np.float32]] = []
     actions: list[NDArray[np.float32]] = []
@@ -179,8 +218,14 @@ def watch(path: Path, env_id: str) -> Data:
 
 
 def shared(args: argparse.Namespace) -> dict[str, Any]:
-    """What all results in a folder have in common, so that its table compares actors."""
+    """What all results in a folder have in common, so that its table compares actors.
+
+    Raises:
+        FileNotFoundError: if there is no teacher.
+    """
     if args.teacher is not None:
+        if not args.teacher.is_file():
+            raise FileNotFoundError(f"there is no model {args.teacher}; name one with --teacher")
         return {"steps": args.steps, "teacher": sha256(args.teacher), "env": args.env}
     return {"steps": args.steps, "dataset": args.dataset.name}
 
@@ -246,6 +291,8 @@ def main() -> None:
     args = parser.parse_args()
     if (args.teacher is None) != (args.env is None):
         parser.error("--teacher and --env go together")
+    if args.steps < 1:
+        parser.error(f"--steps must be at least 1, got {args.steps}")
     own_commit()  # before anything long
     args.out.mkdir(parents=True, exist_ok=True)
     try:
@@ -253,13 +300,13 @@ def main() -> None:
             check_settings(path, shared(args))
         for path, settings in listed(args):
             check_settings(path, settings)
-    except ValueError as error:
+        torch.set_num_threads(1)
+        if args.teacher is None:
+            data, env_id = load(args.dataset, args.steps)
+        else:
+            data, env_id = watch(args.teacher, args.env), args.env
+    except (ValueError, FileNotFoundError, gymnasium.error.Error) as error:
         parser.error(str(error))
-    torch.set_num_threads(1)
-    if args.teacher is None:
-        data, env_id = load(args.dataset, args.steps)
-    else:
-        data, env_id = watch(args.teacher, args.env), args.env
     for path, settings in listed(args):
         once(path, settings, functools.partial(copied, settings, data, env_id))
     if args.table:

@@ -3,9 +3,12 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from gymnasium.envs.classic_control.pendulum import PendulumEnv
 from stable_baselines3 import TD3
 
 from benchmarks import cloning
@@ -120,3 +123,53 @@ def test_a_trained_teacher(
     with pytest.raises(SystemExit):
         cloning.main()
     assert "--teacher and --env go together" in capsys.readouterr().err
+    # Pendulum's actions are in [-2, 2].
+    TD3("MlpPolicy", "Pendulum-v1", buffer_size=1).save(tmp_path / "other")
+    other = ["--teacher", str(tmp_path / "other.zip"), "--out", str(tmp_path / "another")]
+    for wrong, message in (
+        ([*other, "--env", "Pendulum-v1"], "--env must have actions in [-1, 1]"),
+        ([*other, "--env", "MountainCarContinuous-v0"], "--env must be the teacher's"),
+        ([*other, "--env", "NoSuch-v0"], "NoSuch"),
+        (["--teacher", "x.zip", "--env", "Pendulum-v1"], "there is no model x.zip"),
+        (["--dataset", "x.npz"], "there is no dataset x.npz"),
+        (["--steps", "0"], "--steps must be at least 1, got 0"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["cloning", *wrong, "--out", str(tmp_path / "another")])
+        with pytest.raises(SystemExit):
+            cloning.main()
+        assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_dataset_without_an_expert_is_named(dataset: Path) -> None:
+    with np.load(dataset) as arrays:
+        kept = {name: arrays[name] for name in arrays if name != "is_expert"}
+    np.savez(dataset, allow_pickle=False, **kept)
+    with pytest.raises(ValueError, match="--dataset must hold is_expert besides"):
+        cloning.load(dataset, steps=1)
+
+
+def test_an_observation_that_never_changes() -> None:
+    obs = torch.tensor([[0.0, 7.0], [2.0, 7.0]])
+    actor = cloning.Dense(obs, 1)
+    assert actor(obs).isfinite().all()
+    torch.testing.assert_close(actor.std, torch.tensor([2.0**0.5, 1.0]))
+
+
+def test_actions_stand_for_the_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pendulum takes torques in [-2, 2]."""
+    monkeypatch.setattr(cloning, "EPISODES", 1)
+    torques: list[float] = []
+    step: Any = PendulumEnv.step
+
+    def watched(self: PendulumEnv, action: Any) -> Any:
+        torques.append(float(action[0]))
+        return step(self, action)
+
+    monkeypatch.setattr(PendulumEnv, "step", watched)
+    actor = torch.nn.Linear(3, 1)
+    torch.nn.init.zeros_(actor.weight)
+    torch.nn.init.constant_(actor.bias, -0.5)
+    for scaled, expected in ((False, -0.5), (True, -1.0)):
+        torques.clear()
+        cloning.play(actor, "Pendulum-v1", scaled=scaled)
+        assert torques == [expected] * 200
