@@ -185,7 +185,8 @@ class Source(NamedTuple):
 
 def listed(args: argparse.Namespace) -> list[Source]:
     """Seeds first: a stopped list has all networks with the same seeds."""
-    return [Source(network, seed) for seed in args.seeds for network in args.networks]
+    asked = (Source(network, seed) for seed in args.seeds for network in args.networks)
+    return list(dict.fromkeys(asked))  # what was asked for twice counts once
 
 
 def checkpoints(args: argparse.Namespace) -> dict[Source, Path]:

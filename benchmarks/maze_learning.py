@@ -247,7 +247,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def listed(args: argparse.Namespace) -> list[tuple[Run, int]]:
     """Runs with their seeds, seeds first: a stopped list has all networks with the same seeds."""
-    return [(run, seed) for seed in args.seeds for run in make_runs(args.encoders, args.study)]
+    runs = make_runs(args.encoders, args.study)
+    # What was asked for twice counts once.
+    return list(dict.fromkeys((run, seed) for seed in args.seeds for run in runs))
 
 
 def work(args: argparse.Namespace) -> None:

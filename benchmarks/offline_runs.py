@@ -25,7 +25,7 @@ import torch
 from benchmarks.jobs import share_out
 from benchmarks.offline_episodes import environment
 from benchmarks.offline_networks import GROUPS, NETWORKS, Recipe, network_names
-from benchmarks.offline_training import Late, Run, Training
+from benchmarks.offline_training import STRETCHES, Late, Run, Training
 from benchmarks.online_learning import claimed
 from d3rlpy_spiking.cli.runs import read_json
 
@@ -55,9 +55,11 @@ def check(args: argparse.Namespace) -> None:
 
     Raises:
         FileNotFoundError: if a dataset is missing.
-        ValueError: if two have one name, the environment of one cannot be made, or a run was done
-            with other settings.
+        ValueError: if the steps cannot be divided, two have one name, the environment of one cannot
+            be made, or a run was done or begun with other settings.
     """
+    if args.steps < 1 or args.steps % STRETCHES:
+        raise ValueError(f"--steps must be a multiple of {STRETCHES}, got {args.steps}")
     for path in args.datasets:
         if not path.is_file():
             raise FileNotFoundError(
@@ -69,11 +71,11 @@ def check(args: argparse.Namespace) -> None:
     if len(set(stems)) < len(stems):
         raise ValueError(f"datasets must have different names, got {stems}")
     for run in runs(args):
-        path = run.result(args.out)
-        if path.exists() and read_json(path)["settings"] != run.settings():
-            raise ValueError(
-                f"{path} is of a run with other settings; restore them, or choose another --out"
-            )
+        for path in (run.result(args.out), run.folder(args.out) / "progress.json"):
+            if path.exists() and read_json(path)["settings"] != run.settings():
+                raise ValueError(
+                    f"{path} is of a run with other settings; restore them, or choose another --out"
+                )
 
 
 def state(run: Run, out: Path) -> str:

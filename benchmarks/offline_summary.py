@@ -39,6 +39,7 @@ class Found:
         parameters: numbers of them that each network has, by dataset and context.
         seeds: those that are done, for each dataset.
         commits: of all.
+        networks: what each network was made of.
     """
 
     recipe: dict[str, Any]
@@ -46,11 +47,23 @@ class Found:
     parameters: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
     seeds: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
     commits: set[str] = field(default_factory=set)
+    networks: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def add(self, result: dict[str, Any], checkpoint: str) -> None:
-        """Add what a run's file holds."""
+        """Add what a run's file holds.
+
+        Raises:
+            ValueError: if its network has the name of one that was made otherwise.
+        """
         settings, found = result["settings"], result[checkpoint]
         network = settings["network"]
+        made = {name: settings.get(name) for name in ("config", "fields", "ptbn")}
+        before = self.networks.setdefault(network, made)
+        if made != before:
+            raise ValueError(
+                f"{network} must be one network in all runs, got {made} with seed "
+                f"{settings['seed']} and {before} before; remove the runs of one of them"
+            )
         dataset = f"{Path(settings['dataset']).stem}, context {settings['context']}"
         self.seeds[dataset].add(settings["seed"])
         self.commits.update(commits_of(result))
@@ -86,6 +99,7 @@ def read(out: Path, checkpoint: str) -> list[Found]:
 
     Raises:
         FileNotFoundError: if there are none.
+        ValueError: if a network's name stands for two.
     """
     found: dict[str, Found] = {}
     for path in sorted(out.glob("*/*.json")):
@@ -168,7 +182,7 @@ def main() -> None:
     args = parser.parse_args()
     try:
         found = read(args.out, args.checkpoint)
-    except FileNotFoundError as error:
+    except (FileNotFoundError, ValueError) as error:
         parser.error(str(error))
     print("\n\n".join(one.text() for one in found))
 

@@ -123,7 +123,9 @@ def test_the_commit_is_that_of_the_processs_start(monkeypatch: pytest.MonkeyPatc
     assert commits.commits_of({"commit": "a1"}) == commits.commits_of({"commits": ["a1"]}) == ["a1"]
 
 
-def test_a_run_does_not_go_on_with_other_settings(corridor: Path, tmp_path: Path) -> None:
+def test_a_run_does_not_go_on_with_other_settings(
+    corridor: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = Run(corridor, "dt", 0, RECIPE)
     late = Training(run, tmp_path, time.time() + 1e6)
     with quiet_logs():
@@ -134,6 +136,13 @@ def test_a_run_does_not_go_on_with_other_settings(corridor: Path, tmp_path: Path
         Training(other, tmp_path, 0.0)
     with pytest.raises(ValueError, match="multiple of 8"):
         Training(Run(corridor, "dt", 0, Recipe(steps=12)), tmp_path, 0.0)
+    # The list says so before it trains what stands in front of it.
+    words = f"--datasets {corridor} --networks strl dt --seeds 0 --width 8 --layers 1 --batch 4 "
+    words += f"--steps 16 --out {tmp_path}"
+    offline_runs.parse(words.split())
+    with pytest.raises(SystemExit):
+        offline_runs.parse([*words.split(), "--learning-rate", "1e-4"])
+    assert "progress.json is of a run with other settings" in capsys.readouterr().err
 
 
 def test_the_list_skips_what_is_done(
@@ -164,6 +173,7 @@ def test_the_list_skips_what_is_done(
     for wrong, message in (
         (["--datasets", str(tmp_path / "none.npz")], "there is no dataset"),
         ([*words.split(), "--steps", "24"], "other settings"),
+        ([*words.split(), "--steps", "20"], "--steps must be a multiple of 8, got 20"),
         (["--networks", "gpt"], "no network and no group"),
     ):
         with pytest.raises(SystemExit):
@@ -308,6 +318,13 @@ def test_recipes_have_tables_of_their_own(
     # Contexts can be compared: they are columns.
     assert "| x, context 100 | x, context 20 |" in second
     assert "| dt | - | 7 (1 seed) | 6 (1 seed) | 6.5 | 1 |" in second
+    # A name that has stood for two networks.
+    path = tmp_path / "x" / "2.json"
+    result = json.loads(path.read_text())
+    result["settings"]["fields"] = {"v_decay": 0.5}
+    path.write_text(json.dumps(result))
+    with pytest.raises(ValueError, match=r"dt must be one network in all runs, got .*v_decay"):
+        offline_summary.read(tmp_path, "last")
 
 
 def test_the_table_has_means_intervals_and_ratios() -> None:
