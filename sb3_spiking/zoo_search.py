@@ -6,6 +6,8 @@ from typing import Any
 import optuna
 from rl_zoo3 import exp_manager, hyperparams_opt
 
+from sb3_spiking.options import from_recipe
+
 # In a trial the spiking settings carry this prefix; it keeps them apart from RL Zoo's own.
 PREFIX = "spiking_"
 
@@ -40,7 +42,7 @@ def suggest(trial: optuna.Trial, algo: str, fixed: dict[str, Any]) -> dict[str, 
     without_effect = {*NO_EFFECT.get(algo, ())}
     if algo not in VALUE_BASED and not fixed.get("spiking_critic", False):
         without_effect.add("value_pop_size")
-    if fixed.get("neuron") == "lif":
+    if from_recipe(dict(fixed)).get("neuron") == "lif":
         without_effect.add("i_decay")
     return {
         name: sample(PREFIX + name)

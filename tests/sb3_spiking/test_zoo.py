@@ -240,6 +240,15 @@ def test_nothing_without_effect_is_searched(algo: str) -> None:
     assert ("actor_lr_scale" in found) == (algo not in ("trpo", "ars"))
     assert ("surrogate_width" in found) == (algo != "ars")
     assert "value_pop_size" in zoo_search.suggest(trial, algo, {"spiking_critic": True})
+    # Neurons of the "counting" recipe have no current that decays.
+    for fixed, searched in (
+        ({}, True),
+        ({"recipe": "popsan"}, True),
+        ({"recipe": "counting", "neuron": "current_lif"}, True),
+        ({"recipe": "counting"}, False),
+        ({"neuron": "lif"}, False),
+    ):
+        assert ("i_decay" in zoo_search.suggest(trial, algo, fixed)) == searched
 
 
 def test_a_dense_agent_is_not_continued(
