@@ -68,8 +68,22 @@ def measure(training: Training, run: Path) -> dict[str, Any]:
 
 
 def random_observations(env_id: str, steps: int = RANDOM_STEPS) -> tuple[Tensor, int]:
-    """Observations of random actions, [steps, obs_dim], and the number of actions."""
-    env: Any = gymnasium.make(env_id)
+    """Observations of random actions, [steps, obs_dim], and the number of actions.
+
+    Raises:
+        ValueError: if there is no such environment, or its observations or actions are no vectors.
+    """
+    try:
+        env: Any = gymnasium.make(env_id)
+    except gymnasium.error.Error as error:
+        raise ValueError(
+            f"--env must be an environment of Gymnasium, got {env_id!r}: {error}"
+        ) from error
+    for space in (env.observation_space, env.action_space):
+        if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
+            raise ValueError(
+                f"--env must have vectors to see and to act with, {env_id} has {space}"
+            )
     env.action_space.seed(0)
     obs, _ = env.reset(seed=0)
     seen = []

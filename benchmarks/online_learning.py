@@ -194,18 +194,19 @@ def check(run: Run, args: argparse.Namespace) -> None:
         ValueError: if it has no such environment, the run was started with other settings, or it
             ended before `--steps`.
     """
-    folder, settings = run.folder(Path(args.out)), run.settings(args.config)
+    out = Path(args.out)
+    folder, settings, end = run.folder(out), run.settings(args.config), run.end(out)
     path = folder / "commits.jsonl"
     lines = path.read_text("utf-8").splitlines() if path.exists() else []
     # Starts of before settings were kept have none.
     before = [entry["settings"] for entry in map(json.loads, lines) if "settings" in entry]
     # A start that failed at once has trained nothing that could be mistaken.
-    if run.steps(Path(args.out)) and before and before[-1] != settings:
+    trained = run.steps(out) > 0 or end is not None
+    if trained and before and before[-1] != settings:
         raise ValueError(
             f"{folder} holds a run with other settings, {before[-1]} and not {settings}; restore "
             "them, move it to the folder of another kind, or choose another --out"
         )
-    end = run.end(Path(args.out))
     if end is not None and end < args.steps:
         raise ValueError(
             f"{folder} holds a run that ended at its --horizon of {end:,} steps and cannot go on "

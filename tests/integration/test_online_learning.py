@@ -155,6 +155,10 @@ def test_a_run_is_not_taken_for_one_of_other_settings(
     assert "{'learning_rate': 0.1}" in capsys.readouterr().err
     assert online_learning.main([*line, "--envs", "Pendulum-v9"]) == 1
     assert "--envs must be in" in capsys.readouterr().err
+    # A run that ended before its first evaluation is none that failed.
+    for path in (tmp_path / "dense").rglob("evaluations.npz"):
+        path.unlink()
+    assert online_learning.main([*line, "--kinds", "dense"]) == 1
     # Starts of before settings were kept.
     path = tmp_path / "dense" / "Pendulum-v1_seed0" / "commits.jsonl"
     path.write_text(json.dumps({"from": 0, "commit": "a1", "command": []}) + "\n")

@@ -325,6 +325,9 @@ def test_the_cost_table(capsys: pytest.CaptureFixture[str]) -> None:
     # 3 x 16 + 16 x 16 + 16 x 1 products
     assert "| dense-16         |                  320 |" in text
     assert "| direct-t3 " in text
+    for env, message in (("CartPole-v1", "CartPole-v1 has Discrete"), ("NoSuch-v0", "'NoSuch-v0'")):
+        with pytest.raises(ValueError, match=f"--env must .*{message}"):
+            energy_curve.main(["--env", env, "--costs"])
 
 
 def an_energy(energy: float, names: Iterable[str] = goal.CHARGES.values()) -> dict[str, float]:
