@@ -4,9 +4,10 @@
 
 Each run is a process of its own, `python -m sb3_spiking.zoo train --resume ...`; it writes
 checkpoints with its replay buffer, and starting the command again goes on where it was stopped.
-Several may run at once: a run that another process works on is left to it. `--list` shows what is
-done. Runs are evaluated every 10,000 steps by ten deterministic episodes. The model of each
-checkpoint is kept in KIND/ENV_seedSEED/stages.
+Several may run at once: a run that another process works on is left to it. One that was started
+with other settings is neither taken for done nor gone on with. `--list` shows what is done. Runs
+are evaluated every 10,000 steps by ten deterministic episodes. The model of each checkpoint is kept
+in KIND/ENV_seedSEED/stages.
 
     python -m benchmarks.online_learning --plain --envs HalfCheetah-v4 --steps 100000
 

@@ -69,14 +69,19 @@ def gradient_norms(events: Path, first: int, last: int) -> dict[str, list[float]
     """Norms of the gradients of actor and critics, by tenths of the steps in which they learn.
 
     Args:
-        events: folder of TensorBoard's files; a training that was stopped has several.
+        events: folder of TensorBoard's files; a training that was stopped has several, and one that
+            was stopped before its first checkpoint and began anew has them in several folders.
         first: steps before it learns.
         last: steps of the training.
 
     Raises:
         FileNotFoundError: if there are none.
     """
-    folders = sorted({path.parent for path in events.rglob("events.out.tfevents.*")})
+    # In the order of their numbers: TD3_2, then TD3_10.
+    folders = sorted(
+        {path.parent for path in events.rglob("events.out.tfevents.*")},
+        key=lambda path: int(path.name.rpartition("_")[2]),
+    )
     if not folders:
         raise FileNotFoundError(f"there are no TensorBoard files below {events}")
     found: dict[str, dict[int, float]] = {part: {} for part in PARTS}
@@ -86,8 +91,12 @@ def gradient_norms(events: Path, first: int, last: int) -> dict[str, list[float]
         for part, values in found.items():
             tag = f"train/{part}_grad_norm"
             if tag in reader.Tags()["scalars"]:
-                # What was trained again after a stop replaces what was lost.
-                values.update((event.step, event.value) for event in reader.Scalars(tag))
+                for event in reader.Scalars(tag):
+                    # What was trained again after a stop replaces all that was lost, whose
+                    # episodes may have ended at other steps.
+                    while values and next(reversed(values)) >= event.step:
+                        values.popitem()
+                    values[event.step] = event.value
     return {
         part: stretches(
             np.array(list(values), np.int64), np.array(list(values.values())), first, last

@@ -388,16 +388,21 @@ def test_points_are_means_over_seeds() -> None:
 
 
 def test_gradient_norms_of_a_training_that_was_stopped(tmp_path: Path) -> None:
-    for folder, steps, scale in (("TD3_1", (5, 15, 25), 1.0), ("TD3_2", (25, 95, 100), 10.0)):
+    parts = (
+        ("TD3_2", (5, 15, 24, 28, 38), 1.0),
+        ("TD3_2", (23, 29), 100.0),  # goes on in the same folder
+        ("TD3_10", (25, 95, 100), 10.0),
+    )
+    for folder, steps, scale in parts:
         with SummaryWriter(str(tmp_path / folder)) as writer:
             for step in steps:
                 writer.add_scalar("train/actor_grad_norm", scale * step, step)
     found = arithmetic.gradient_norms(tmp_path, 0, 100)
-    np.testing.assert_allclose(found["actor"], [5, 15, 250, *[np.nan] * 6, 975])
+    np.testing.assert_allclose(found["actor"], [5, 15, (2_300 + 250) / 2, *[np.nan] * 6, 975])
     assert np.isnan(found["critic"]).all()
     # Tenths of the steps from 10 on: of 9 each.
     later = arithmetic.gradient_norms(tmp_path, 10, 100)
-    np.testing.assert_allclose(later["actor"], [15, 250, *[np.nan] * 7, 975])
+    np.testing.assert_allclose(later["actor"], [15, (2_300 + 250) / 2, *[np.nan] * 7, 975])
     with pytest.raises(FileNotFoundError, match="no TensorBoard files"):
         arithmetic.gradient_norms(tmp_path / "none", 0, 100)
 
