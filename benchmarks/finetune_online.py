@@ -1,6 +1,6 @@
 """Fine-tuning an offline-trained Decision Transformer, spiking or dense, in its environment.
 
-    python -m benchmarks.finetune_online --runs runs/offline --dataset hopper_medium_replay.npz \
+    python -m benchmarks.finetune_online --runs runs/offline --dataset walker2d_medium_replay.npz \
         --networks dt dsformer-pssa --out runs/studies/finetune --table
 
 Takes the last checkpoint of each run of benchmarks.offline_runs. The best episodes of the offline
@@ -227,7 +227,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     add: Any = parser.add_argument
     add("--runs", type=Path, default=Path("runs/offline"), help="--out of benchmarks.offline_runs")
-    add("--dataset", type=Path, default=Path("runs/offline/hopper_medium_replay.npz"))
+    add("--dataset", type=Path, default=Path("runs/offline/walker2d_medium_replay.npz"))
     add("--networks", nargs="+", default=["dt", "dsformer-pssa"])
     add("--seeds", type=int, nargs="+", default=[0, 1, 2])
     add("--context", type=int, default=20)

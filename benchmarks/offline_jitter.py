@@ -104,7 +104,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     add: Any = parser.add_argument
     add("--runs", type=Path, default=Path("runs/offline"), help="--out of benchmarks.offline_runs")
-    add("--dataset", type=Path, default=Path("runs/offline/hopper_medium_replay.npz"))
+    add("--dataset", type=Path, default=Path("runs/offline/walker2d_medium_replay.npz"))
     add("--networks", nargs="+", default=["dt", "dsformer-pssa-both"])
     add("--seeds", type=int, nargs="+", default=[0])
     add("--context", type=int, default=20)

@@ -1,14 +1,14 @@
 r"""A dataset of medium-replay kind: what one training run did at several of its stages.
 
-    python -m benchmarks.online_learning --kinds spiking --envs Hopper-v4 --seeds 0
+    python -m benchmarks.online_learning --kinds spiking --envs Walker2d-v4 --seeds 0
     mkdir -p runs/offline
-    python -m benchmarks.offline_replay_data --algo td3 --env Hopper-v4 --steps 200000 \
-        --checkpoints runs/online/spiking/Hopper-v4_seed0/stages --until 150000 \
-        --out runs/offline/hopper_medium_replay.npz
+    python -m benchmarks.offline_replay_data --algo td3 --env Walker2d-v4 --steps 200000 \
+        --checkpoints runs/online/spiking/Walker2d-v4_seed0/stages --until 150000 \
+        --out runs/offline/walker2d_medium_replay.npz
 
 `--until` is the step where the run is medium: where its evaluations first reach about a third of an
-expert's return, some 1,100 on Hopper. The same stages one by one are `--checkpoints
-runs/online/spiking/Hopper-v4_seed0/stages/steps_25000.zip ...` up to `steps_150000.zip`.
+expert's return, some 1,300 on Walker2d. The same stages one by one are `--checkpoints
+runs/online/spiking/Walker2d-v4_seed0/stages/steps_25000.zip ...` up to `steps_150000.zip`.
 
 Each checkpoint acts for the same number of steps, with the exploration noise of its training, so
 evenly spaced checkpoints up to a medium one stand for that run's replay buffer. D4RL's is the

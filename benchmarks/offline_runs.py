@@ -33,7 +33,7 @@ SHARED = Path(__file__).resolve().parents[2] / "shared" / "datasets"
 DATASETS = (
     SHARED / "hopper_medium_expert.npz",
     SHARED / "halfcheetah_medium_expert.npz",
-    Path("runs/offline/hopper_medium_replay.npz"),
+    Path("runs/offline/walker2d_medium_replay.npz"),
 )
 
 
