@@ -7,7 +7,7 @@
 `collect` reads the folder that benchmarks.online_learning writes and keeps a small file a run in
 docs/data/online, hyperparameters included; the other two read nothing else, so that anyone can draw
 and count again, and refuse to mix runs of one kind with different hyperparameters. `--name plain`
-does the same for the runs of `--plain`, at 100,000 steps: docs/data/plain, plain.png, and
+does the same for the runs of `--plain`, at 40,000 steps: docs/data/plain, plain.png, and
 other marks in the document.
 """
 
@@ -26,7 +26,7 @@ from policies.files import write_atomically
 
 DATA, IMAGES = Path("docs/data"), Path("docs/images")
 # Runs, and what they are made for.
-NAMES = {"online": BUDGETS, "plain": (100_000,)}
+NAMES = {"online": BUDGETS, "plain": (40_000,)}
 
 
 def _figures(args: argparse.Namespace) -> None:
