@@ -88,7 +88,7 @@ def test_a_sound_policy(trained: Path, capsys: pytest.CaptureFixture[str]) -> No
 
 @pytest.mark.parametrize(
     "fault",
-    [{"v_decay": 0.5}, {"neuron": "current_lif"}, {"v_threshold": 0.7}, {"spike_steps": 3}],
+    [{"v_decay": 0.5}, {"neuron": "lif"}, {"v_threshold": 0.7}, {"spike_steps": 3}],
 )
 def test_other_neurons_are_caught(
     trained: Path, fault: dict[str, Any], capsys: pytest.CaptureFixture[str]
