@@ -1,0 +1,48 @@
+"""benchmarks.offline_asking: the same checkpoints, asked for other returns."""
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import offline_asking, offline_corridor
+from benchmarks.offline_networks import Recipe
+from benchmarks.offline_training import STRETCHES, Run, Training
+
+RECIPE = Recipe(width=8, layers=1, context=20, batch=4, steps=2 * STRETCHES)
+
+
+def test_what_was_asked_for_before_gives_its_result_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corridor = tmp_path / "corridor_20.npz"
+    np.savez(corridor, allow_pickle=False, **offline_corridor.collect(20, 12, seed=0))
+    words = f"--runs {tmp_path} --dataset {corridor} --networks dt --out {tmp_path / 'asked'}"
+    with pytest.raises(FileNotFoundError, match=r"no finished run .*dt_c20_7; .*offline_runs"):
+        offline_asking.main([*words.split(), "--seeds", "7"])
+    Training(Run(corridor, "dt", 7, RECIPE), tmp_path, time.time() + 1e6).go()
+
+    offline_asking.main([*words.split(), "--seeds", "7", "--asks", "1", "0.25"])
+    before = json.loads((tmp_path / "corridor_20" / "dt_c20_7.json").read_text())
+    kept = tmp_path / "asked" / "corridor_20"
+    assert {path.name for path in kept.glob("*.json")} == {"dt_7_1.json", "dt_7_0.25.json"}
+    again = json.loads((kept / "dt_7_1.json").read_text())
+    assert before["target"] == 1.0
+    assert again["returns"] == before["last"]["returns"]
+    assert again["settings"]["ask"] == 1.0
+    assert len(again["commits"]) == 1
+    capsys.readouterr()
+
+    # The two that are there by default are alike here; seed 8 has nothing to show.
+    offline_asking.main([*words.split(), "--seeds", "7", "8", "--table"])
+    row = f"| dt | {again['mean']:.1f} (1) | {again['mean']:.1f} (1) |"
+    assert row in [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+
+    with (tmp_path / "corridor_20" / "dt_c20_7" / "model_16.d3").open("ab") as file:
+        file.write(b"0")  # as if it had been trained anew
+    with pytest.raises(ValueError, match=r"other settings \(source is"):
+        offline_asking.main([*words.split(), "--seeds", "7"])
+    with pytest.raises(FileNotFoundError, match=r"there is no dataset nowhere\.npz"):
+        offline_asking.main(["--dataset", "nowhere.npz"])
