@@ -1,4 +1,4 @@
-# make demo       set up, then train, evaluate and save a spiking policy (about 3 minutes)
+# make demo       set up, then train, evaluate and save a spiking policy (3 to 4 minutes)
 # make test       set up, then lint, type-check and test (10 to 15 minutes)
 # make test-slow  the learning runs that `make test` leaves out
 PYTHON ?= $(shell command -v python3.11 || command -v python3)

@@ -159,6 +159,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         paths = models_at(args.checkpoints, args.until)
     except ValueError as error:
         parser.error(str(error))
+    try:
+        gymnasium.make(args.env).close()  # type: ignore[no-untyped-call]  # gymnasium's
+    except gymnasium.error.Error as error:
+        parser.error(f"--env must be an environment of Gymnasium, got {args.env!r}: {error}")
     small = {"buffer_size": 1}  # the agents only act
     models = {
         str(path): ALGORITHMS[args.algo].load(path, device="cpu", custom_objects=small)

@@ -238,6 +238,7 @@ def test_replay_data_of_a_run_s_stages(tmp_path: Path, capsys: pytest.CaptureFix
         ([folder, "--until", "99"], "--until must be at least 100"),
         ([f"{folder}/steps_100.zip", "--until", "99"], "--until needs a folder"),
         ([f"{folder}/steps_101.zip"], "steps_101.zip is not there"),
+        ([folder, "--env", "Nope-v0"], "--env must be an environment of Gymnasium, got 'Nope-v0'"),
     ):
         with pytest.raises(SystemExit):
             offline_replay_data.main([*given, *wrong])
