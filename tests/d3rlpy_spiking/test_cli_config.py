@@ -204,6 +204,15 @@ def test_the_small_file_is_dsformer_scaled() -> None:
     assert file.config.ptbn_steps * 10 == file.options.n_steps == 6000
 
 
+def test_the_counting_file_is_the_small_one_with_other_neurons() -> None:
+    small = read_train_file(find_config("dsformer_small"))
+    counting = read_train_file(find_config("dsformer_counting"))
+    assert counting.options == small.options
+    change: dict[str, Any] = {"v_decay": 1.0, "reset_mode": "soft", "detach_reset": False}
+    change["previous_action"] = False
+    assert counting.config == dataclasses.replace(small.config, **change)
+
+
 def test_d3rlpys_reproduction_is_its_class_with_an_optimizer() -> None:
     config = read_train_file(find_config("decision_transformer")).config
     own = ("encoder_factory", "optim_factory", "observation_scaler", "reward_scaler")
