@@ -89,6 +89,7 @@ def spiking(name: str, *hidden: int, fields: int, steps: int, out: int, **more: 
 SPIKING = (
     spiking("popsan-256", 256, 256, fields=10, steps=5, out=10, recipe="popsan"),
     spiking("s256-t10", 256, 256, fields=10, steps=10, out=10),  # zoo_configs/td3.yml's
+    spiking("s128-t5", 128, 128, fields=5, steps=5, out=5),
     spiking("s64-t5", 64, 64, fields=5, steps=5, out=5),
     spiking("s64-t3", 64, 64, fields=5, steps=3, out=5),
     spiking("s32-t3", 32, 32, fields=5, steps=3, out=5),
@@ -99,7 +100,7 @@ SPIKING = (
 # A dense actor that keeps its return with few products is the measure of the spiking ones: down to
 # a linear one.
 DENSE = (
-    *(Actor(f"dense-{size}", (size, size)) for size in (256, 64, 32, 16, 8)),
+    *(Actor(f"dense-{size}", (size, size)) for size in (256, 128, 64, 32, 16, 8)),
     *(Actor(f"dense-{size}-single", (size,)) for size in (48, 16)),
     Actor("dense-direct", ()),
 )
