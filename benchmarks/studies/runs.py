@@ -30,6 +30,7 @@ CONFIG = "zoo_configs/td3.yml"
 # Evaluations while it learns, their episodes, and checkpoints.
 EVALUATIONS, EVALUATION_EPISODES, CHECKPOINTS = 10, 5, 5
 POLL = 1.0
+RECALIBRATION = "sb3_spiking.batch_norm.RecalibrationCallback"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +97,8 @@ class Training:
         """What goes before the file's hyperparameters.
 
         The replay buffer holds the whole training and no more. Learning starts where the file
-        says, but after a tenth of the steps at the latest.
+        says, but after a tenth of the steps at the latest. Batch normalization has its statistics
+        computed anew on the way, as everywhere in zoo_configs.
 
         Raises:
             ValueError: if the file has no such environment.
@@ -105,11 +107,14 @@ class Training:
         given: dict[str, Any] = {}
         if self.inherits and not self.dense:
             given = read_policy_kwargs(entry.get("policy_kwargs", {}))
+        policy_kwargs = {**given, **self.policy_kwargs}
+        normed = policy_kwargs.get("batch_norm") and "callback" not in entry
         return {
             "policy": "MlpPolicy" if self.dense else "SpikingPopPolicy",
-            "policy_kwargs": {**given, **self.policy_kwargs},
+            "policy_kwargs": policy_kwargs,
             "learning_starts": min(entry.get("learning_starts", 100), self.steps // 10),
             "buffer_size": self.steps,
+            **({"callback": RECALIBRATION} if normed else {}),
         }
 
     def settings(self) -> dict[str, Any]:
