@@ -106,6 +106,12 @@ def test_parameters_come_from_the_file(tmp_path: Path) -> None:
         "learning_starts": 70,
         "buffer_size": 900,
     }
+    # Batch normalization brings its callback, where the file has none.
+    assert a_training(policy_kwargs={"batch_norm": True}).parameters()["callback"] == (
+        "sb3_spiking.batch_norm.RecalibrationCallback"
+    )
+    normed = a_training(env="Ant-v4", policy_kwargs={"batch_norm": True})
+    assert "callback" not in normed.parameters()
     alone = a_training(config=str(config), inherits=False)
     assert alone.parameters()["policy_kwargs"] == {"net_arch": [8]}
     dense = a_training(config=str(config), steps=500, dense=True)
