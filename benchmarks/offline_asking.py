@@ -10,6 +10,7 @@ has the mean over seeds of D4RL's score (of the return where it has none), its i
 
 import argparse
 import functools
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -23,10 +24,11 @@ import numpy as np
 import torch
 
 from benchmarks.commits import own_commit
-from benchmarks.energy import number, table
+from benchmarks.energy import table
 from benchmarks.finetune_online import Source, checkpoints, listed
 from benchmarks.kept import check_settings, once, sha256
 from benchmarks.offline_episodes import environment, evaluate
+from benchmarks.offline_networks import NETWORKS
 from benchmarks.offline_training import FINAL, summary
 from benchmarks.studies.text import spread
 from d3rlpy_spiking.cli.quiet import quiet_logs
@@ -35,14 +37,16 @@ from d3rlpy_spiking.datasets import load_npz
 
 
 def best_return(path: Path) -> float:
-    """The return of the best episode of a dataset."""
+    """The return of the best episode of a dataset, to four digits."""
     with quiet_logs():
-        return max(float(np.sum(episode.rewards)) for episode in load_npz(path).episodes)
+        best = max(float(np.sum(episode.rewards)) for episode in load_npz(path).episodes)
+    return float(f"{best:.4g}")
 
 
 def kept_in(args: argparse.Namespace, source: Source, ask: float) -> Path:
     """The file of a result."""
-    return Path(args.out, args.dataset.stem, f"{source.network}_{source.seed}_{ask:g}.json")
+    name = f"{source.network}_c{args.context}_{source.seed}_{ask!r}.json"
+    return Path(args.out, args.dataset.stem, name)
 
 
 def settings_of(source: Source, path: Path, ask: float, args: argparse.Namespace) -> dict[str, Any]:
@@ -70,12 +74,13 @@ def markdown(args: argparse.Namespace) -> str:
     for network in dict.fromkeys(source.network for source in listed(args)):
         cells = []
         for ask in args.asks:
-            files = [kept_in(args, Source(network, seed), ask) for seed in args.seeds]
+            seeds = dict.fromkeys(args.seeds)  # what was asked for twice counts once
+            files = [kept_in(args, Source(network, seed), ask) for seed in seeds]
             found = [read_json(file) for file in files if file.exists()]
             values = [one["mean"] if one["score"] is None else one["score"] for one in found]
             cells.append(spread(values) if values else "-")
         rows.append((network, *cells))
-    return table(("network", *(f"asked for {number(ask)}" for ask in args.asks)), rows)
+    return table(("network", *(f"asked for {ask:,.10g}" for ask in args.asks)), rows)
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -110,7 +115,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise FileNotFoundError(f"there is no dataset {args.dataset}; name one with --dataset")
         env, target = environment(args.dataset)
         if args.asks is None:
-            args.asks = [target, float(round(best_return(args.dataset)))]
+            args.asks = [target, best_return(args.dataset)]
+    args.asks = list(dict.fromkeys(args.asks))
+    if not all(math.isfinite(ask) for ask in args.asks):
+        raise ValueError(f"--asks must be finite returns, got {args.asks}")
+    unknown = [name for name in args.networks if name not in NETWORKS]
+    if unknown:
+        raise ValueError(f"--networks must be among {', '.join(NETWORKS)}, got {unknown}")
     if not args.table:
         own_commit()  # before anything long
         torch.set_num_threads(1)

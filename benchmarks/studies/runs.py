@@ -98,7 +98,7 @@ class Training:
 
         The replay buffer holds the whole training and no more. Learning starts where the file
         says, but after a tenth of the steps at the latest. Batch normalization has its statistics
-        computed anew on the way, as everywhere in zoo_configs.
+        computed anew on the way, as everywhere in zoo_configs, beside the file's callbacks.
 
         Raises:
             ValueError: if the file has no such environment.
@@ -108,13 +108,12 @@ class Training:
         if self.inherits and not self.dense:
             given = read_policy_kwargs(entry.get("policy_kwargs", {}))
         policy_kwargs = {**given, **self.policy_kwargs}
-        normed = policy_kwargs.get("batch_norm") and "callback" not in entry
         return {
             "policy": "MlpPolicy" if self.dense else "SpikingPopPolicy",
             "policy_kwargs": policy_kwargs,
             "learning_starts": min(entry.get("learning_starts", 100), self.steps // 10),
             "buffer_size": self.steps,
-            **({"callback": RECALIBRATION} if normed else {}),
+            **({} if self.dense else _recalibrated(policy_kwargs, entry.get("callback"))),
         }
 
     def settings(self) -> dict[str, Any]:
@@ -141,6 +140,14 @@ class Training:
             *("--num-threads", "1", "--device", "cpu", "-f", folder, "-tb", f"{folder}/events"),
             *("-params", *parameters),
         ]
+
+
+def _recalibrated(policy_kwargs: Mapping[str, Any], callback: Any) -> dict[str, Any]:
+    """The callback that batch normalization needs, beside the file's: a path, a dict or a list."""
+    callbacks = callback if isinstance(callback, list) else [callback] if callback else []
+    if not policy_kwargs.get("batch_norm") or any(RECALIBRATION in one for one in callbacks):
+        return {}
+    return {"callback": [*callbacks, RECALIBRATION] if callbacks else RECALIBRATION}
 
 
 # (training, RL Zoo's folder) -> what is kept of it, as JSON has it.

@@ -3,6 +3,7 @@
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,17 +28,20 @@ def test_what_was_asked_for_before_gives_its_result_again(
     offline_asking.main([*words.split(), "--seeds", "7", "--asks", "1", "0.25"])
     before = json.loads((tmp_path / "corridor_20" / "dt_c20_7.json").read_text())
     kept = tmp_path / "asked" / "corridor_20"
-    assert {path.name for path in kept.glob("*.json")} == {"dt_7_1.json", "dt_7_0.25.json"}
-    again = json.loads((kept / "dt_7_1.json").read_text())
+    assert {path.name for path in kept.glob("*.json")} == {
+        "dt_c20_7_1.0.json",
+        "dt_c20_7_0.25.json",
+    }
+    again = json.loads((kept / "dt_c20_7_1.0.json").read_text())
     assert before["target"] == 1.0
     assert again["returns"] == before["last"]["returns"]
     assert again["settings"]["ask"] == 1.0
     assert len(again["commits"]) == 1
     capsys.readouterr()
 
-    # The two that are there by default are alike here; seed 8 has nothing to show.
-    offline_asking.main([*words.split(), "--seeds", "7", "8", "--table"])
-    row = f"| dt | {again['mean']:.1f} (1) | {again['mean']:.1f} (1) |"
+    # The two that are there by default are one here; seed 8 has nothing to show.
+    offline_asking.main([*words.split(), "--seeds", "7", "7", "8", "--table"])
+    row = f"| dt | {again['mean']:.1f} (1) |"
     assert row in [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
 
     with (tmp_path / "corridor_20" / "dt_c20_7" / "model_16.d3").open("ab") as file:
@@ -46,3 +50,34 @@ def test_what_was_asked_for_before_gives_its_result_again(
         offline_asking.main([*words.split(), "--seeds", "7"])
     with pytest.raises(FileNotFoundError, match=r"there is no dataset nowhere\.npz"):
         offline_asking.main(["--dataset", "nowhere.npz"])
+    for wrong, message in (
+        (["--asks", "nan"], "--asks must be finite"),
+        (["--networks", "main"], "--networks must be among dt, .* got .'main'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            offline_asking.main([*words.split(), "--table", *wrong])
+
+
+def test_the_network_is_asked_for_what_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corridor = tmp_path / "corridor_20.npz"
+    arrays = offline_corridor.collect(20, 12, seed=0)
+    arrays["rewards"] = 0.712345 * arrays["rewards"]  # the best return is not the target
+    np.savez(corridor, allow_pickle=False, **arrays)
+    Training(Run(corridor, "dt", 7, RECIPE), tmp_path, time.time() + 1e6).go()
+    asked = []
+
+    def evaluate(algo: Any, env: str, episodes: int, seed: int, target: float) -> list[float]:
+        asked.append((env, episodes, seed, target))
+        return [target] * episodes
+
+    monkeypatch.setattr(offline_asking, "evaluate", evaluate)
+    words = f"--runs {tmp_path} --dataset {corridor} --networks dt --seeds 7 --out {tmp_path / 'a'}"
+    offline_asking.main(words.split())
+    env = str(arrays["env_id"])
+    assert asked == [(env, 20, 2000, 1.0), (env, 20, 2000, 0.7123)]
+    offline_asking.main(words.split())  # what is done is not played again
+    assert len(asked) == 2
+    kept = json.loads((tmp_path / "a" / "corridor_20" / "dt_c20_7_0.7123.json").read_text())
+    assert kept["mean"] == pytest.approx(0.7123, abs=1e-3)

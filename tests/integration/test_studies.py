@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from stable_baselines3 import TD3
 from torch.utils.tensorboard import SummaryWriter
 
@@ -93,6 +94,33 @@ def test_grids() -> None:
     assert len(arithmetic.trainings(studies.parse(["arithmetic"]))) == 15
 
 
+RECALIBRATION = "sb3_spiking.batch_norm.RecalibrationCallback"
+
+
+@pytest.mark.parametrize(
+    ("callback", "expected"),
+    [
+        (None, RECALIBRATION),
+        (RECALIBRATION, None),
+        ([{RECALIBRATION: {"every": 100}}], None),
+        ("other.Callback", ["other.Callback", RECALIBRATION]),
+        ({"other.Callback": {"n": 1}}, [{"other.Callback": {"n": 1}}, RECALIBRATION]),
+    ],
+)
+def test_batch_normalization_brings_its_callback(
+    callback: Any, expected: Any, tmp_path: Path
+) -> None:
+    config = tmp_path / "td3.yml"
+    config.write_text(
+        yaml.safe_dump({"Pendulum-v1": {} if callback is None else {"callback": callback}})
+    )
+    normed = a_training(config=str(config), policy_kwargs={"batch_norm": True})
+    assert normed.parameters().get("callback") == expected
+    shown = [word for word in normed.command(tmp_path) if word.startswith("callback:")]
+    assert shown == ([] if expected is None else [f"callback:{expected!r}"])
+    assert "callback" not in a_training(config=str(config)).parameters()
+
+
 def test_parameters_come_from_the_file(tmp_path: Path) -> None:
     config = tmp_path / "td3.yml"
     config.write_text(
@@ -106,12 +134,6 @@ def test_parameters_come_from_the_file(tmp_path: Path) -> None:
         "learning_starts": 70,
         "buffer_size": 900,
     }
-    # Batch normalization brings its callback, where the file has none.
-    assert a_training(policy_kwargs={"batch_norm": True}).parameters()["callback"] == (
-        "sb3_spiking.batch_norm.RecalibrationCallback"
-    )
-    normed = a_training(env="Ant-v4", policy_kwargs={"batch_norm": True})
-    assert "callback" not in normed.parameters()
     alone = a_training(config=str(config), inherits=False)
     assert alone.parameters()["policy_kwargs"] == {"net_arch": [8]}
     dense = a_training(config=str(config), steps=500, dense=True)
