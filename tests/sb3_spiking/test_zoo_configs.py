@@ -44,7 +44,7 @@ def test_each_entry_says_what_shows_it(file: Path) -> None:
         comment = found.group(1)
         if re.search("# (inherited|chosen), not run", comment) is None:
             # The run that shows it: its command with the environment, seeds and returns.
-            assert re.search(rf"# tuned: python -m .* --env {env} ", comment), env
+            assert re.search(rf"# (tuned|run): python -m .* --envs? {env} ", comment), env
             assert re.search(r"seeds? [\d, and]+: -?\d", comment), env
 
 
