@@ -220,17 +220,32 @@ def settings_of(source: Source, path: Path, args: argparse.Namespace) -> dict[st
     }
 
 
-def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line."""
+def source_parser(
+    text: str | None, networks: list[str], seeds: list[int]
+) -> argparse.ArgumentParser:
+    """A parser with the options that say which offline runs' checkpoints are taken.
+
+    Args:
+        text: what the command does.
+        networks: default of --networks.
+        seeds: default of --seeds.
+    """
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=text, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add: Any = parser.add_argument
     add("--runs", type=Path, default=Path("runs/offline"), help="--out of benchmarks.offline_runs")
     add("--dataset", type=Path, default=Path("runs/offline/walker2d_medium_replay.npz"))
-    add("--networks", nargs="+", default=["dt", "dsformer-pssa"])
-    add("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    add("--networks", nargs="+", default=networks)
+    add("--seeds", type=int, nargs="+", default=seeds)
     add("--context", type=int, default=20)
+    return parser
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = source_parser(__doc__, ["dt", "dsformer-pssa"], [0, 1, 2])
+    add: Any = parser.add_argument
     add("--rounds", type=int, default=20)
     add("--episodes", type=int, default=5, help="in a round")
     add("--updates", type=int, default=100, help="in a round")

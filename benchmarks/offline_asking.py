@@ -25,7 +25,7 @@ import torch
 
 from benchmarks.commits import own_commit
 from benchmarks.energy import table
-from benchmarks.finetune_online import Source, checkpoints, listed
+from benchmarks.finetune_online import Source, checkpoints, listed, source_parser
 from benchmarks.kept import check_settings, once, sha256
 from benchmarks.offline_episodes import environment, evaluate
 from benchmarks.offline_networks import NETWORKS
@@ -85,15 +85,8 @@ def markdown(args: argparse.Namespace) -> str:
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = source_parser(__doc__, ["dt", "dsformer-pssa"], [0, 1, 2])
     add: Any = parser.add_argument
-    add("--runs", type=Path, default=Path("runs/offline"), help="--out of benchmarks.offline_runs")
-    add("--dataset", type=Path, default=Path("runs/offline/walker2d_medium_replay.npz"))
-    add("--networks", nargs="+", default=["dt", "dsformer-pssa"])
-    add("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    add("--context", type=int, default=20)
     asks_help = "returns; without them the one of benchmarks.offline_runs and the data's best"
     add("--asks", type=float, nargs="+", metavar="RETURN", help=asks_help)
     table_help = "print what is kept in --out, and play nothing"

@@ -25,7 +25,7 @@ from d3rlpy.dataset import TrajectoryMiniBatch
 from torch import Tensor
 
 from benchmarks.energy import table
-from benchmarks.finetune_online import checkpoints
+from benchmarks.finetune_online import checkpoints, source_parser
 from benchmarks.offline_episodes import roll_out
 from benchmarks.offline_training import Task, seed_all
 from benchmarks.studies.text import spread
@@ -99,15 +99,8 @@ def row(path: Path, name: str, task: Task, args: argparse.Namespace) -> tuple[st
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = source_parser(__doc__, ["dt", "dsformer-pssa-both"], [0])
     add: Any = parser.add_argument
-    add("--runs", type=Path, default=Path("runs/offline"), help="--out of benchmarks.offline_runs")
-    add("--dataset", type=Path, default=Path("runs/offline/walker2d_medium_replay.npz"))
-    add("--networks", nargs="+", default=["dt", "dsformer-pssa-both"])
-    add("--seeds", type=int, nargs="+", default=[0])
-    add("--context", type=int, default=20)
     add("--changes", type=float, nargs="+", default=[0.001, 0.01, 0.1], help="of observations, sd")
     add("--noises", type=float, nargs="+", default=[0.0, 0.05, 0.1], help="on actions, sd")
     add("--episodes", type=int, default=20)
