@@ -90,7 +90,17 @@ SPIKING = (
     spiking("popsan-256", 256, 256, fields=10, steps=5, out=10, recipe="popsan"),
     spiking("s256-t10", 256, 256, fields=10, steps=10, out=10),  # zoo_configs/td3.yml's
     spiking("s256-t4", 256, 256, fields=5, steps=4, out=5),
-    spiking("bn256-t4", 256, 256, fields=5, steps=4, out=5, recipe="popsan", batch_norm=True),
+    spiking(
+        "bn256-t4-p",
+        256,
+        256,
+        fields=5,
+        steps=4,
+        out=5,
+        recipe="popsan",
+        batch_norm=True,
+        synops_penalty=0.1,
+    ),
     spiking("bn160-t5", 160, 160, fields=10, steps=5, out=5, recipe="popsan", batch_norm=True),
     spiking("s128-t5", 128, 128, fields=5, steps=5, out=5),
     spiking("s64-t5", 64, 64, fields=5, steps=5, out=5),
