@@ -86,22 +86,22 @@ def spiking(name: str, *hidden: int, fields: int, steps: int, out: int, **more: 
     return Actor(name, hidden, options)
 
 
+BN: dict[str, Any] = {"recipe": "popsan", "batch_norm": True}
+# Of a thousand synaptic operations, in units of the actor's loss.
+PRICES = (0.0, 0.002)
 SPIKING = (
     spiking("popsan-256", 256, 256, fields=10, steps=5, out=10, recipe="popsan"),
     spiking("s256-t10", 256, 256, fields=10, steps=10, out=10),  # zoo_configs/td3.yml's
     spiking("s256-t4", 256, 256, fields=5, steps=4, out=5),
-    spiking(
-        "bn256-t4-p",
-        256,
-        256,
-        fields=5,
-        steps=4,
-        out=5,
-        recipe="popsan",
-        batch_norm=True,
-        synops_penalty=0.1,
+    # The actor of the online runs of `batch_norm`, its spikes at a price.
+    *(
+        spiking(
+            f"bn256-t5-p{price:g}", 256, 256, fields=10, steps=5, out=10, **BN, synops_penalty=price
+        )
+        for price in PRICES
     ),
-    spiking("bn160-t5", 160, 160, fields=10, steps=5, out=5, recipe="popsan", batch_norm=True),
+    spiking("bn256-t4-p0.1", 256, 256, fields=5, steps=4, out=5, **BN, synops_penalty=0.1),
+    spiking("bn160-t5", 160, 160, fields=10, steps=5, out=5, **BN),
     spiking("s128-t5", 128, 128, fields=5, steps=5, out=5),
     spiking("s64-t5", 64, 64, fields=5, steps=5, out=5),
     spiking("s64-t3", 64, 64, fields=5, steps=3, out=5),
