@@ -88,7 +88,7 @@ def spiking(name: str, *hidden: int, fields: int, steps: int, out: int, **more: 
 
 BN: dict[str, Any] = {"recipe": "popsan", "batch_norm": True}
 # Of a thousand synaptic operations, in units of the actor's loss.
-PRICES = (0.0, 0.002)
+PRICES = (0.0, 0.005)
 SPIKING = (
     spiking("popsan-256", 256, 256, fields=10, steps=5, out=10, recipe="popsan"),
     spiking("s256-t10", 256, 256, fields=10, steps=10, out=10),  # zoo_configs/td3.yml's
