@@ -54,6 +54,7 @@ def trainings(args: argparse.Namespace) -> list[Training]:
             seed=seed,
             config=args.config,
             policy_kwargs=actor.policy_kwargs(),
+            callbacks=actor.callbacks(),
             inherits=False,
             dense=actor.spiking is None,
         )

@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,7 @@ class Training:
         inherits: whether a spiking policy takes those of the file where this cell has none.
         dense: with "MlpPolicy", and without the file's policy_kwargs.
         config: hyperparameter file of TD3, RL Zoo's form.
+        callbacks: further ones of a spiking policy, as RL Zoo has them in files.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Training:
     steps: int
     seed: int
     policy_kwargs: Mapping[str, Any]
+    callbacks: Sequence[Any] = ()
     inherits: bool = True
     dense: bool = False
     config: str = CONFIG
@@ -113,8 +115,20 @@ class Training:
             "policy_kwargs": policy_kwargs,
             "learning_starts": min(entry.get("learning_starts", 100), self.steps // 10),
             "buffer_size": self.steps,
-            **({} if self.dense else _recalibrated(policy_kwargs, entry.get("callback"))),
+            **({} if self.dense else self._callback(policy_kwargs, entry.get("callback"))),
         }
+
+    def _callback(self, policy_kwargs: Mapping[str, Any], file: Any) -> dict[str, Any]:
+        """The file's callbacks (a path, a dict or a list) and what goes beside them, if anything.
+
+        Batch normalization needs its statistics recomputed.
+        """
+        given = file if isinstance(file, list) else [file] if file else []
+        more = list(self.callbacks)
+        if policy_kwargs.get("batch_norm") and not any(RECALIBRATION in one for one in given):
+            more.append(RECALIBRATION)
+        found = [*given, *more]
+        return {"callback": found if len(found) > 1 else found[0]} if more else {}
 
     def settings(self) -> dict[str, Any]:
         """Everything that decides what comes of it, as JSON has it."""
@@ -123,7 +137,8 @@ class Training:
         replaced = {"n_timesteps", *parameters}
         file = {name: value for name, value in self.entry().items() if name not in replaced}
         shown = {**vars(self), "parameters": parameters, "file": file, "algo": ALGO}
-        shown.pop("policy_kwargs")
+        for name in ("policy_kwargs", "callbacks"):  # among the parameters
+            shown.pop(name)
         return dict(json.loads(json.dumps(shown)))
 
     def command(self, out: Path) -> list[str]:
@@ -140,14 +155,6 @@ class Training:
             *("--num-threads", "1", "--device", "cpu", "-f", folder, "-tb", f"{folder}/events"),
             *("-params", *parameters),
         ]
-
-
-def _recalibrated(policy_kwargs: Mapping[str, Any], callback: Any) -> dict[str, Any]:
-    """The callback that batch normalization needs, beside the file's: a path, a dict or a list."""
-    callbacks = callback if isinstance(callback, list) else [callback] if callback else []
-    if not policy_kwargs.get("batch_norm") or any(RECALIBRATION in one for one in callbacks):
-        return {}
-    return {"callback": [*callbacks, RECALIBRATION] if callbacks else RECALIBRATION}
 
 
 # (training, RL Zoo's folder) -> what is kept of it, as JSON has it.
