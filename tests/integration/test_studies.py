@@ -1,6 +1,7 @@
 """The studies and the energy curve: measures by hand, costs on paper, lists that go on."""
 
 import dataclasses
+import importlib
 import json
 import math
 import shutil
@@ -302,6 +303,19 @@ def test_an_analog_encoder_on_paper() -> None:
     assert found.counted.with_zeros().multiply_accumulates == 11 + 2 * 55 + 55 * 32
     adds, _ = energy_actors.operations(actor, 11, 3, energy_actors.Rates(0.0, 0.2))
     assert adds == pytest.approx(3 * 0.2 * (32 * 32 + 32 * 15 + 15))
+
+
+def test_a_budget_brings_its_callback() -> None:
+    words = ["--actors", "bn256-t5-72k", "bn160-t5", "--seeds", "0"]
+    budgeted, plain = energy_curve.trainings(energy_curve.parse(words))
+    recalibration = "sb3_spiking.batch_norm.RecalibrationCallback"
+    path = "sb3_spiking.synops_budget.SynopsBudgetCallback"
+    expected = [{path: {"budget": energy_actors.BUDGET_22}}, recalibration]
+    assert budgeted.parameters()["callback"] == expected
+    assert budgeted.settings()["parameters"]["callback"] == expected
+    assert plain.parameters()["callback"] == recalibration
+    module, name = path.rsplit(".", 1)
+    getattr(importlib.import_module(module), name)(**expected[0][path])  # type: ignore[index]
 
 
 def test_variants() -> None:
