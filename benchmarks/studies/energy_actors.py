@@ -119,16 +119,19 @@ SPIKING = (
         )
         for price in PRICES
     ),
-    spiking(
-        "bn256-t5-72k",
-        256,
-        256,
-        fields=10,
-        steps=5,
-        out=10,
-        budget=BUDGET_22,
-        **BN,
-        synops_penalty=0.001,
+    *(
+        spiking(
+            f"bn256-t5-72k-p{price:g}",
+            256,
+            256,
+            fields=10,
+            steps=5,
+            out=10,
+            budget=BUDGET_22,
+            **BN,
+            synops_penalty=price,
+        )
+        for price in (0.001, 0.0001)
     ),
     spiking("bn256-t4-p0.1", 256, 256, fields=5, steps=4, out=5, **BN, synops_penalty=0.1),
     spiking("bn160-t5", 160, 160, fields=10, steps=5, out=5, **BN),

@@ -306,7 +306,7 @@ def test_an_analog_encoder_on_paper() -> None:
 
 
 def test_a_budget_brings_its_callback() -> None:
-    words = ["--actors", "bn256-t5-72k", "bn160-t5", "--seeds", "0"]
+    words = ["--actors", "bn256-t5-72k-p0.001", "bn160-t5", "--seeds", "0"]
     budgeted, plain = energy_curve.trainings(energy_curve.parse(words))
     recalibration = "sb3_spiking.batch_norm.RecalibrationCallback"
     path = "sb3_spiking.synops_budget.SynopsBudgetCallback"
