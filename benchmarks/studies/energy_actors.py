@@ -103,8 +103,6 @@ def spiking(
 
 
 BN: dict[str, Any] = {"recipe": "popsan", "batch_norm": True}
-# Of a thousand synaptic operations, in units of the actor's loss.
-PRICES = (0.0, 0.005)
 # With the encoder's multiply-accumulates, 22 % of the energy of dense actors of 256 and 256 neurons
 # are 78,000 accumulates on HalfCheetah.
 BUDGET_22 = 72_000
@@ -112,13 +110,8 @@ SPIKING = (
     spiking("popsan-256", 256, 256, fields=10, steps=5, out=10, recipe="popsan"),
     spiking("s256-t10", 256, 256, fields=10, steps=10, out=10),  # zoo_configs/td3.yml's
     spiking("s256-t4", 256, 256, fields=5, steps=4, out=5),
-    # The actor of the online runs of `batch_norm`, its spikes at a price.
-    *(
-        spiking(
-            f"bn256-t5-p{price:g}", 256, 256, fields=10, steps=5, out=10, **BN, synops_penalty=price
-        )
-        for price in PRICES
-    ),
+    # The actor of the online runs of `batch_norm`; with a budget of operations, from two prices.
+    spiking("bn256-t5", 256, 256, fields=10, steps=5, out=10, **BN),
     *(
         spiking(
             f"bn256-t5-72k-p{price:g}",
