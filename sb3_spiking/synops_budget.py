@@ -31,15 +31,17 @@ class SynopsBudgetCallback(BaseCallback):
     """Moves `synops_penalty` so that a decision takes at most so many accumulates.
 
     Every `every` environment steps the accumulates of a decision are counted on observations of the
-    last steps, which draws no random numbers, and the price of a thousand is multiplied by
+    last steps, which draws no random numbers, and, if there was an update since the last look, the
+    price of a thousand is multiplied by
 
         exp(rate x clip(accumulates / budget - 1, -1, 1))
 
     but never goes below the `synops_penalty` that the policy was given, nor above a thousand times
     that. It is a dual variable found by ascent in its logarithm, as SAC's temperature is (Haarnoja
-    et al. 2018). The price stays with the model, whose files keep it: a training that is resumed
-    goes on with it. In a process group all ranks have the same, from the mean of their counts.
-    Logged are `spikes/synops_price` and `spikes/synops_of_budget`, accumulates over the budget.
+    et al. 2018). The price stays with the model, whose files keep it: a training that goes on with
+    this callback goes on with it, without it at `synops_penalty`. In a process group all ranks have
+    the same, from the mean of their counts. Logged are `spikes/synops_price` and
+    `spikes/synops_of_budget`, accumulates over the budget.
     Dense policies are let pass.
 
     Args:
@@ -70,7 +72,7 @@ class SynopsBudgetCallback(BaseCallback):
         self.budget, self.every, self.rate, self.samples = budget, every, rate, samples
         self._priced: list[SpikingMLP] = []
         self._lowest = 0.0
-        self._next = 0
+        self._next = self._updates = 0
 
     def _on_training_start(self) -> None:
         policy: Any = self.model.policy
@@ -81,12 +83,18 @@ class SynopsBudgetCallback(BaseCallback):
         if not self._lowest:
             raise ValueError(
                 "SynopsBudgetCallback starts from the policy's synops_penalty, got 0: set "
-                "policy_kwargs={'synops_penalty': 0.001}, which it will not go below"
+                "policy_kwargs={'synops_penalty': 0.001}, which it will not go below (DQN, QR-DQN, "
+                "TRPO and ARS cannot be charged: leave the callback out)"
             )
         self._priced = [body.mlp for body in ActingNetwork(policy).spiking_bodies()]
         self._met = MetObservations(self.samples, self.every, 1)
         self._next = self._due()
+        self._updates = _updates(self.model)
         self._set(getattr(self.model, PRICE, self._lowest))
+
+    def _on_training_end(self) -> None:
+        for mlp in self._priced:
+            mlp.synops_penalty = self._lowest
 
     def _due(self) -> int:
         return (self.num_timesteps // self.every + 1) * self.every
@@ -102,20 +110,30 @@ class SynopsBudgetCallback(BaseCallback):
 
     def _look(self) -> None:
         policy: Any = self.model.policy
-        mine = 0.0
+        mine = [0.0, 0.0]  # accumulates, and whether there was something to count on
         if len(self._met):
             obs, memory = self._met.batch(policy)
-            mine = count_operations(ActingNetwork(policy), obs, *(memory or ())).accumulates
-        counts = [row[0] for row in gather_numbers([mine])]
+            mine = [count_operations(ActingNetwork(policy), obs, *(memory or ())).accumulates, 1.0]
+        counts = [count for count, found in gather_numbers(mine) if found]
+        if not counts:
+            return
         share = sum(counts) / len(counts) / self.budget
-        price: float = getattr(self.model, PRICE)
-        price *= math.exp(self.rate * min(max(share - 1.0, -1.0), 1.0))
-        price = min(max(price, self._lowest), HIGHEST * self._lowest)
-        self._set(price)
-        self.logger.record("spikes/synops_price", price)
+        # A network that has not learned since could not have answered to the price.
+        updates = _updates(self.model)
+        if updates != self._updates:
+            price: float = getattr(self.model, PRICE)
+            self._set(price * math.exp(self.rate * min(max(share - 1.0, -1.0), 1.0)))
+        self._updates = updates
+        self.logger.record("spikes/synops_price", getattr(self.model, PRICE))
         self.logger.record("spikes/synops_of_budget", share)
 
     def _set(self, price: float) -> None:
+        price = min(max(price, self._lowest), HIGHEST * self._lowest)
         setattr(self.model, PRICE, price)
         for mlp in self._priced:
             mlp.synops_penalty = price
+
+
+def _updates(model: Any) -> int:
+    """Updates so far, as Stable-Baselines3 counts them."""
+    return int(model._n_updates)

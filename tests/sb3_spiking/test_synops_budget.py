@@ -16,16 +16,16 @@ LOWEST = 0.002
 
 
 def make(policy: str = "SpikingPopPolicy", penalty: float = LOWEST, **kwargs: Any) -> TD3:
-    return TD3(
-        policy, "Pendulum-v1", seed=0, device="cpu", learning_starts=20, batch_size=16,
-        buffer_size=500, **{"policy_kwargs": {**SMALL, "synops_penalty": penalty}, **kwargs},
-    )  # fmt: skip
+    settings: dict[str, Any] = {
+        "seed": 0, "device": "cpu", "learning_starts": 20, "batch_size": 16, "buffer_size": 500,
+        "policy_kwargs": {**SMALL, "synops_penalty": penalty},
+    }  # fmt: skip
+    return TD3(policy, "Pendulum-v1", **{**settings, **kwargs})
 
 
 def price(model: Any) -> float:
-    mlp = model.actor.mu.mlp
-    assert isinstance(mlp, SpikingMLP)
-    return mlp.synops_penalty
+    found: float = model.synops_price
+    return found
 
 
 class Watch(BaseCallback):
@@ -40,7 +40,9 @@ class Watch(BaseCallback):
         if self.num_timesteps % self.every == 0:
             found = self.logger.name_to_value
             shown = (found["spikes/synops_price"], found["spikes/synops_of_budget"])
-            self.seen.append((*shown, price(self.model)))
+            mlp = self.model.actor.mu.mlp  # type: ignore[attr-defined]  # TD3's
+            assert isinstance(mlp, SpikingMLP)
+            self.seen.append((*shown, mlp.synops_penalty))
         return True
 
 
@@ -49,7 +51,8 @@ def test_the_price_follows_its_formula() -> None:
     # About what an untrained one takes, so that the shares lie on both sides of 1 or near it.
     model.learn(100, callback=[SynopsBudgetCallback(800, every=20, rate=0.5), watch])
     expected = LOWEST
-    for shown, share, there in watch.seen:
+    assert watch.seen[0][0] == watch.seen[0][2] == LOWEST  # nothing has learned yet
+    for shown, share, there in watch.seen[1:]:
         expected = max(expected * math.exp(0.5 * min(max(share - 1.0, -1.0), 1.0)), LOWEST)
         assert shown == there == pytest.approx(expected)
     assert len(watch.seen) == 5
@@ -59,7 +62,7 @@ def test_the_price_follows_its_formula() -> None:
 @pytest.mark.parametrize(
     ("budget", "rate", "expected"),
     [
-        (1, 0.25, LOWEST * math.exp(0.25 * 5)),  # far above: the factor is cut off
+        (1, 0.25, LOWEST * math.exp(0.25 * 3)),  # far above: the factor is cut off
         (1, 5.0, LOWEST * 1_000.0),  # and the price
         (1e9, 0.25, LOWEST),  # within the budget: never below what was given
     ],
@@ -77,7 +80,31 @@ def test_files_keep_the_price(tmp_path: Path) -> None:
     model.save(tmp_path / "model")
     loaded = TD3.load(tmp_path / "model", env=model.get_env(), device="cpu")
     loaded.learn(20, callback=SynopsBudgetCallback(1, every=10), reset_num_timesteps=False)
-    assert price(loaded) == pytest.approx(LOWEST * math.exp(0.25 * 5))
+    # One look after learning began, and two.
+    assert price(loaded) == pytest.approx(LOWEST * math.exp(0.25 * 3))
+    mlp = loaded.actor.mu.mlp
+    assert isinstance(mlp, SpikingMLP)
+    assert mlp.synops_penalty == LOWEST  # of a training without the callback
+
+
+@pytest.mark.parametrize(("given", "expected"), [(50.0, 50.0), (1e-6, 1e-3)])
+def test_a_price_of_other_bounds(given: float, expected: float, tmp_path: Path) -> None:
+    model = make()
+    model.learn(60, callback=SynopsBudgetCallback(1, every=10, rate=2.0))
+    assert price(model) == LOWEST * 1_000.0
+    model.save(tmp_path / "model")
+    kwargs = {**SMALL, "synops_penalty": given}
+    loaded = TD3.load(
+        tmp_path / "model", env=model.get_env(), custom_objects={"policy_kwargs": kwargs}
+    )
+    loaded.learn(2, callback=SynopsBudgetCallback(1, every=100), reset_num_timesteps=False)
+    assert price(loaded) == pytest.approx(expected)
+
+
+def test_no_price_rises_before_learning() -> None:
+    model = make(learning_starts=100)
+    model.learn(90, callback=SynopsBudgetCallback(1, every=10))
+    assert price(model) == LOWEST
 
 
 def test_it_draws_no_random_numbers() -> None:
