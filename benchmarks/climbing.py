@@ -1,7 +1,8 @@
 """How fast and how far actors climb one trained critic: a policy's update, without the rest of RL.
 
     python -m benchmarks.online_learning --kinds dense --envs HalfCheetah-v4 --seeds 1
-    python -m benchmarks.climbing --run runs/online/dense/HalfCheetah-v4_seed1 --table
+    python -m benchmarks.climbing --run runs/online/dense/HalfCheetah-v4_seed1
+    python -m benchmarks.climbing --table --out docs/data/studies/climbing
 
 The critic and the last 150,000 observations of a finished dense run are held fixed. Fresh actors
 with two layers of 256 take TD3's step, uphill on the critic's value of their actions, in the same
@@ -210,13 +211,20 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add: Any = parser.add_argument
-    add("--run", type=Path, required=True, help="folder of a finished dense run")
+    add("--run", type=Path, help="folder of a finished dense run")
     add("--actors", nargs="+", choices=list(ACTORS), default=list(ACTORS))
     add("--rates", type=float, nargs="+", default=[3e-4, 1e-3], help="Adam's learning rates")
     add("--seeds", type=int, nargs="+", default=[0, 1])
     add("--out", type=Path, default=Path("runs/climbing"))
-    add("--table", action="store_true", help="print what is done")
+    add("--table", action="store_true", help="print what is kept in --out, and train nothing")
     args = parser.parse_args()
+    if args.table:
+        if not any(args.out.glob("*.json")):
+            parser.error(f"nothing is done in {args.out}; start it without --table")
+        print(markdown(args.out))
+        return
+    if args.run is None:
+        parser.error("--run is missing: the folder of a finished dense run")
     own_commit()  # before anything long
     args.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
@@ -230,8 +238,7 @@ def main() -> None:
         parser.error(str(error))
     for path, settings in listed(args, hill):
         once(path, settings, functools.partial(climbed, settings, hill))
-    if args.table:
-        print(markdown(args.out))
+    print(markdown(args.out))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """How well spiking actors copy a dense one: what neurons and codes can represent, without RL.
 
-    python -m benchmarks.cloning --dataset halfcheetah_medium_expert.npz --out runs/cloning --table
+    python -m benchmarks.cloning --dataset halfcheetah_medium_expert.npz --out runs/cloning
     python -m benchmarks.cloning --teacher MODEL.zip --env Walker2d-v4 --out runs/cloning_walker
+    python -m benchmarks.cloning --table --out docs/data/studies/cloning
 
 A dense actor (two layers of 256) is fitted to the expert's part of a dataset; or a trained TD3
 policy acts, with normal noise of 0, 0.1 and 0.2 on its actions in turn. That is the teacher:
@@ -287,8 +288,13 @@ def main() -> None:
     add("--seeds", type=int, nargs="+", default=[0, 1, 2])
     add("--steps", type=int, default=6000)
     add("--out", type=Path, default=Path("runs/cloning"))
-    add("--table", action="store_true", help="print what is done")
+    add("--table", action="store_true", help="print what is kept in --out, and train nothing")
     args = parser.parse_args()
+    if args.table:
+        if not any(args.out.glob("*.json")):
+            parser.error(f"nothing is done in {args.out}; start it without --table")
+        print(markdown(args.out))
+        return
     if (args.teacher is None) != (args.env is None):
         parser.error("--teacher and --env go together")
     if args.steps < 1:
@@ -309,8 +315,7 @@ def main() -> None:
         parser.error(str(error))
     for path, settings in listed(args):
         once(path, settings, functools.partial(copied, settings, data, env_id))
-    if args.table:
-        print(markdown(args.out))
+    print(markdown(args.out))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
-"""Fine-tuning an offline-trained Decision Transformer, spiking or dense, in its environment.
+r"""Fine-tuning an offline-trained Decision Transformer, spiking or dense, in its environment.
 
     python -m benchmarks.finetune_online --runs runs/offline --dataset walker2d_medium_replay.npz \
-        --networks dt dsformer-pssa --out runs/studies/finetune --table
+        --networks dt dsformer-pssa --out runs/studies/finetune
+    python -m benchmarks.finetune_online --table --networks dt dsformer-pssa-both \
+        --out docs/data/studies/finetune
 
 Takes the last checkpoint of each run of benchmarks.offline_runs. The best episodes of the offline
 data fill a buffer; in each round the network plays `--episodes` with noise on its actions, asked
@@ -256,8 +258,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     minutes_help = "stop after so long; what is in the middle then begins anew the next time"
     add("--minutes", type=float, default=1e6, help=minutes_help)
     add("--jobs", type=int, default=1, help="processes at a time")
-    table_help = "print a table of what is done at the end"
-    add("--table", action=argparse.BooleanOptionalAction, default=False, help=table_help)
+    add("--table", action="store_true", help="print what is kept in --out, and train nothing")
+    add("--worker", action="store_true", help=argparse.SUPPRESS)  # one of --jobs
     add("--out", type=Path, default=Path("runs/studies/finetune"))
     return parser.parse_args(arguments)
 
@@ -307,21 +309,26 @@ def main(arguments: list[str] | None = None) -> None:
     """Fine-tune what is missing, and print the table of what is there.
 
     Raises:
-        FileNotFoundError, ValueError: as `check`.
+        FileNotFoundError, ValueError: as `check`; the former too if there is nothing to print.
     """
-    own_commit()  # before anything long
     args = parse(arguments)
-    check(args)
-    if args.jobs > 1:
-        words = sys.argv[1:] if arguments is None else arguments
-        share_out("benchmarks.finetune_online", [*words, "--no-table"], args.jobs)
-    else:
-        work(args)
+    if not args.table:
+        own_commit()  # before anything long
+        check(args)
+        if args.jobs > 1:
+            words = sys.argv[1:] if arguments is None else arguments
+            share_out("benchmarks.finetune_online", [*words, "--worker"], args.jobs)
+        else:
+            work(args)
     found: dict[str, list[dict[str, Any]]] = {}
     for source in listed(args):
         if source.result(args).exists():
             found.setdefault(source.network, []).append(read_json(source.result(args)))
-    if args.table and found:
+    if args.table and not found:
+        raise FileNotFoundError(
+            f"nothing of this list is done in {args.out}; start it without --table"
+        )
+    if found and not args.worker:
         print(markdown(found))
 
 

@@ -1,6 +1,6 @@
 """Kill a rank of two at a random moment, again and again, and go on with --resume.
 
-python -m benchmarks.kill_ranks --times 10 --seed 0
+    python -m benchmarks.kill_ranks --times 10 --seed 0
 
 Each time: the run must end within 30 seconds by itself, with a message of the rank that is left and
 an exit code other than 0; every checkpoint must load; the next start must go on from the newest.
@@ -104,7 +104,9 @@ def kill_one(folder: Path, steps: int, draw: random.Random) -> str:
 
 def main() -> None:
     """Print a line for each time, and exit with 1 if one went wrong."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--times", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=STEPS)

@@ -1,7 +1,8 @@
 """STRL on mazes beside a dense Decision Transformer: spike steps, thresholds, leak, encoders.
 
     python -m benchmarks.maze_learning --out runs/maze
-    python -m benchmarks.maze_learning --study --table --out runs/maze_study
+    python -m benchmarks.maze_learning --study --out runs/maze_study
+    python -m benchmarks.maze_learning --study --table --out docs/data/studies/maze
 
 Every run has the same mazes, width, blocks, heads, context, optimizer, learning-rate schedule and
 steps; a seed gives weights and batches. `--encoders wavefront` gives spiking transformers the
@@ -231,8 +232,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--walks", type=int, default=150)
     add("--minutes", type=float, default=1e6, help="start no run after so long")
     add("--jobs", type=int, default=1, help="processes at a time")
-    table_help = "print a table of what is done at the end"
-    add("--table", action=argparse.BooleanOptionalAction, default=False, help=table_help)
+    add("--table", action="store_true", help="print what is kept in --out, and train nothing")
+    add("--worker", action="store_true", help=argparse.SUPPRESS)  # one of --jobs
     add("--out", type=Path, default=Path("runs/maze"))
     if parser.parse_args(arguments).study:
         parser.set_defaults(**STUDY)
@@ -272,19 +273,22 @@ def work(args: argparse.Namespace) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run what is missing, and print the table of what is there."""
-    own_commit()  # before anything long
     args = parse(arguments)
-    if args.jobs > 1:
-        words = sys.argv[1:] if arguments is None else arguments
-        share_out("benchmarks.maze_learning", [*words, "--no-table"], args.jobs)
-    else:
-        work(args)
-    if args.table:
+    if not args.table:
+        own_commit()  # before anything long
+        if args.jobs > 1:
+            words = sys.argv[1:] if arguments is None else arguments
+            share_out("benchmarks.maze_learning", [*words, "--worker"], args.jobs)
+        else:
+            work(args)
+    if not args.worker:
         found: dict[Run, list[dict[str, Any]]] = {}
         for run, seed in listed(args):
             path = path_of(run, seed, args)
             if path.exists():
                 found.setdefault(run, []).append(read_json(path))
+        if args.table and not found:
+            sys.exit(f"error: nothing of this list is done in {args.out}; start it without --table")
         print(markdown(found))
 
 

@@ -1,4 +1,4 @@
-"""A corridor with a cue at its start and a junction at its end: a task for long contexts.
+r"""A corridor with a cue at its start and a junction at its end: a task for long contexts.
 
     python -m benchmarks.offline_corridor --length 90 --out runs/offline/corridor_90.npz
     python -m benchmarks.offline_runs --datasets runs/offline/corridor_90.npz --networks memory \

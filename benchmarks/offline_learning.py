@@ -41,7 +41,9 @@ def make_config(args: argparse.Namespace) -> Any:
 
 def main() -> None:
     """Train, evaluate and report one run."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--algo", choices=ALGORITHMS, required=True)
     parser.add_argument("--dataset", required=True)
     parser.add_argument("--seed", type=int, default=0)

@@ -6,7 +6,8 @@
 All networks have the same width, blocks, context, batch, optimizer, schedule and steps, and are
 asked for the same return; see benchmarks.offline_networks. A run that is done is skipped, one that
 another process works on is left to it, and one that was stopped goes on from its last checkpoint,
-of eight. `--list` shows what is done. --networks takes names and groups: main, norms, time, memory.
+of eight. `--list` shows what is done. --networks takes names and groups: main, norms, time, memory,
+parts.
 """
 
 import argparse

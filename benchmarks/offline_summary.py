@@ -1,12 +1,15 @@
 """Markdown tables of what benchmarks.offline_runs has written, one for each recipe.
 
     python -m benchmarks.offline_summary --out runs/offline [--checkpoint last]
+    python -m benchmarks.offline_summary --out runs/offline --asked runs/asking --ask 3459
 
 A cell holds the mean over seeds of D4RL's score (of the return where D4RL has no reference), its
 95 % bootstrap interval over seeds, and their number. The last columns are the mean over datasets
 and its ratio to the dense network's, over the datasets that both have; its interval resamples the
 seeds of both as benchmarks.results.summary does, and is left out where one of them has a single
-seed. With three seeds intervals are too narrow: see policies.report.statistics.
+seed. With --asked, datasets that benchmarks.offline_asking has a folder of count with what the last
+checkpoints did when they were asked for the return --ask, and with nothing else. With three seeds
+intervals are too narrow: see policies.report.statistics.
 """
 
 import argparse
@@ -15,13 +18,14 @@ import json
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from benchmarks.commits import commits_of
 from benchmarks.offline_networks import Recipe
 from benchmarks.results.summary import Estimate, average, estimate, quotient
+from d3rlpy_spiking.cli.runs import read_json
 from policies.report.statistics import summarize
 
 # Values of each network on each dataset: table[network][dataset].
@@ -90,12 +94,38 @@ class Found:
         return f"{self.title}\n\n{markdown(self.table, self.parameters)}\n\n{self.notes()}"
 
 
-def read(out: Path, checkpoint: str) -> list[Found]:
+class Asked(NamedTuple):
+    """Results of benchmarks.offline_asking, in place of those of the runs.
+
+    Attributes:
+        out: its folder.
+        ask: the return that was asked for.
+    """
+
+    out: Path
+    ask: float
+
+    def replace(self, result: dict[str, Any]) -> dict[str, Any] | None:
+        """A run's result with what it did when it was asked; None if it was not.
+
+        A dataset without a folder keeps its results.
+        """
+        settings = result["settings"]
+        folder = self.out / Path(settings["dataset"]).stem
+        if not folder.is_dir():
+            return result
+        run = f"{settings['network']}_c{settings['context']}_{settings['seed']}"
+        path = folder / f"{run}_{self.ask!r}.json"
+        return {**result, "last": read_json(path)} if path.exists() else None
+
+
+def read(out: Path, checkpoint: str, asked: Asked | None = None) -> list[Found]:
     """The runs that are done below a folder, by recipe.
 
     Args:
         out: the folder.
         checkpoint: "last" or "best".
+        asked: takes the place of the results "last".
 
     Raises:
         FileNotFoundError: if there are none.
@@ -103,7 +133,11 @@ def read(out: Path, checkpoint: str) -> list[Found]:
     """
     found: dict[str, Found] = {}
     for path in sorted(out.glob("*/*.json")):
-        result = json.loads(path.read_text(encoding="utf-8"))
+        result = read_json(path)
+        if asked is not None:
+            result = asked.replace(result)
+        if result is None:
+            continue
         names = [one.name for one in dataclasses.fields(Recipe) if one.name != "context"]
         recipe = {name: result["settings"][name] for name in names}
         found.setdefault(json.dumps(recipe), Found(recipe)).add(result, checkpoint)
@@ -179,9 +213,14 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=Path("runs/offline"))
     parser.add_argument("--checkpoint", choices=["last", "best"], default="last")
+    parser.add_argument("--asked", type=Path, help="--out of benchmarks.offline_asking")
+    parser.add_argument("--ask", type=float, help="return that was asked for there")
     args = parser.parse_args()
+    if (args.asked is None) != (args.ask is None) or (args.asked and args.checkpoint != "last"):
+        parser.error("--asked and --ask go together, and with the last checkpoint")
     try:
-        found = read(args.out, args.checkpoint)
+        asked = None if args.asked is None else Asked(args.asked, args.ask)
+        found = read(args.out, args.checkpoint, asked)
     except (FileNotFoundError, ValueError) as error:
         parser.error(str(error))
     print("\n\n".join(one.text() for one in found))

@@ -91,7 +91,9 @@ def gradient_norms(logs: Path, name: str) -> list[float]:
 
 def main() -> None:
     """Run what is missing, then print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add = parser.add_argument
     add("--out", type=Path, required=True)
     add("--algo", default="td3")

@@ -50,8 +50,8 @@ def _table(args: argparse.Namespace) -> None:
 
 
 def _coverage(args: argparse.Namespace) -> None:
-    for name, held in coverage(3, 4, args.trials, 2000).items():
-        print(f"{name}: {100 * held:.1f} % of {args.trials:,}, three seeds each")
+    for name, held in coverage(args.seeds, 4, args.trials, 2000).items():
+        print(f"{name}: {100 * held:.1f} % of {args.trials:,}, {args.seeds} seeds each")
 
 
 def _fill(name: str, document: str) -> None:
@@ -84,10 +84,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     counting.add_argument("--write", type=Path, help="a Markdown file with the two marks in it")
     holding = commands.add_parser("coverage", help="how often intervals of made-up runs hold")
     holding.add_argument("--trials", type=_positive, default=4000)
+    holding.add_argument("--seeds", type=_positive, default=3, help="of each policy, 2 or more")
     for command in (collecting, drawing, counting):
         command.add_argument("--data", type=Path, help="folder of what is kept")
         command.add_argument("--name", choices=list(NAMES), default="online", help="which runs")
     args = parser.parse_args(arguments)
+    if args.command == "coverage" and args.seeds < 2:
+        holding.error(f"--seeds must be at least 2, got {args.seeds}: one has no interval")
     if args.command != "coverage" and args.data is None:
         args.data = DATA / args.name
     try:

@@ -9,8 +9,9 @@ scatter too little, by sqrt(1 - 1/n): 0.82 of what they should with three seeds.
 
 The bootstrap is still too narrow for three seeds. Of normal numbers, three each, its 95 % interval
 held the mean in 75 of 100 cases (it is the range of the three), the ratio of two means in 87, and
-the mean of four such ratios in 92: `python -m benchmarks.results coverage`. Student's t holds the
-mean in 95, if returns of seeds are normal, and is nearly three times as wide.
+the mean of four such ratios in 92; with two each 50, 67 and 86. `python -m benchmarks.results
+coverage` prints this. Student's t holds the mean in 95, if returns of seeds are normal, and is
+nearly three times as wide.
 
 Source: Rao and Wu, "Resampling inference with complex survey data", JASA 83, 1988, section 3.
 """

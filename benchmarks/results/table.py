@@ -1,7 +1,9 @@
 """Tables of the online runs."""
 
 import itertools
+from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 from benchmarks.results.markdown import NOTHING, between, part, rows, whole
 from benchmarks.results.published import DENSE, METHODS, RETURNS
@@ -30,16 +32,20 @@ evaluations at or before the steps of the table, {episodes} episodes each, fixed
 *Best*: the best evaluation up to there, which flatters what scatters. A run that has not come so \
 far is in no mean and is marked.
 
-Each seed is listed, because three are few. The bootstrap interval of a mean over three seeds is \
-just their range: made for 95 %, it holds the mean of normal numbers in 75 of 100 cases. *t* is \
-Student's interval, which holds it in 95 if returns of seeds are normal. Ratios are resampled \
-within each environment and policy, with one draw fewer than seeds (which widens them by as much \
-as few seeds narrow them): with three seeds each they hold in {ratio} of 100 cases, the mean of \
-four ratios in {overall} (`python -m benchmarks.results coverage`). Environments are taken as \
-given: no interval speaks of others."""
+Each seed is listed, because {seeds} are few. The bootstrap interval of a mean over {seeds} seeds \
+is just their range: made for 95 %, it holds the mean of normal numbers in {mean} of 100 cases. \
+*t* is Student's interval, which holds it in 95 if returns of seeds are normal. Ratios are \
+resampled within each environment and policy, with one draw fewer than seeds (which widens them by \
+as much as few seeds narrow them): with {seeds} seeds each they hold in {ratio} of 100 cases, the \
+mean of four ratios in {overall} (`python -m benchmarks.results coverage --seeds {number}`). \
+Environments are taken as given: no interval speaks of others."""
 
-# Of 100, with three seeds; what `coverage` prints.
-COVERAGE = {"ratio": 87, "overall": 92}
+# Of 100, by the number of seeds; what `coverage` prints.
+COVERAGE = {
+    2: {"mean": 50, "ratio": 67, "overall": 86},
+    3: {"mean": 75, "ratio": 87, "overall": 92},
+}
+_NUMBERS = {2: "two", 3: "three"}
 
 _PUBLISHED = f"""\
 Published values are not ours and were not repeated: best evaluation of 1,000,000 steps, mean of \
@@ -71,10 +77,10 @@ def tables(
     """
     episodes = ", ".join(str(count) for count in sorted({one.episodes for one in records}))
     algos = ", ".join(sorted({one.algo.upper() for one in records}))
-    parts = [_READING.format(algos=algos, episodes=episodes, **COVERAGE)]
     pair = [one for one in records if one.kind in _PAIR]
     varied = {one.env for one in records if one.kind not in _PAIR}
     first, *later = sorted(set(budgets))
+    parts = [_READING.format(algos=algos, episodes=episodes, **_held(pair or records))]
     if pair:
         parts.append(_budget(group(pair, first), first))
     for before, budget in itertools.pairwise([first, *later]):
@@ -88,6 +94,14 @@ def tables(
     if any(one.env in RETURNS for one in pair):
         parts.append(_PUBLISHED)
     return "\n\n".join([*parts, commands(records, budgets, variant_budget, name)])
+
+
+def _held(records: Sequence[Record]) -> dict[str, Any]:
+    """What to say of the intervals of so many seeds: of those that most groups have."""
+    counts = Counter((one.env, one.kind) for one in records)
+    usual = Counter(counts.values()).most_common(1)[0][0]
+    number = min(max(usual, min(COVERAGE)), max(COVERAGE))
+    return {**COVERAGE[number], "number": number, "seeds": _NUMBERS[number]}
 
 
 def _budget(groups: Sequence[Group], budget: int) -> str:

@@ -72,7 +72,7 @@ def test_the_command(
 ) -> None:
     out = tmp_path / "out"
     line = ["--run", run, "--actors", "dense", "counting", "--seeds", "0", "1", "--rates", "1e-3"]
-    monkeypatch.setattr(sys, "argv", ["climbing", *map(str, line), "--out", str(out), "--table"])
+    monkeypatch.setattr(sys, "argv", ["climbing", *map(str, line), "--out", str(out)])
     climbing.main()
     printed = capsys.readouterr().out
     assert "value after 150" in printed

@@ -52,7 +52,7 @@ def test_the_command(
 ) -> None:
     out = tmp_path / "out"
     line = ["--dataset", dataset, "--actors", "popsan", "counting, T 10", "--seeds", "0"]
-    line += ["--steps", "4", "--out", out, "--table"]
+    line += ["--steps", "4", "--out", out]
     monkeypatch.setattr(sys, "argv", ["cloning", *map(str, line)])
     cloning.main()
     printed = capsys.readouterr().out

@@ -17,7 +17,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    line = [*WORDS.split(), "--out", str(tmp_path), "--table"]
+    line = [*WORDS.split(), "--out", str(tmp_path)]
     folder = tmp_path / "2_of_9x9"
     with claimed(folder / "dt-flat-2-0"):  # another process works on it
         maze_learning.main(line)
@@ -55,7 +55,7 @@ def test_several_processes_share_the_list(
             maze_learning.main([*arguments, "--jobs", "1"])
 
     monkeypatch.setattr(maze_learning, "share_out", in_turn)
-    maze_learning.main([*WORDS.split(), "--out", str(tmp_path), "--jobs", "2", "--table"])
+    maze_learning.main([*WORDS.split(), "--out", str(tmp_path), "--jobs", "2"])
     printed = capsys.readouterr().out
     assert printed.count("| dt-flat ") == 1  # the workers print no table
     assert len(list(tmp_path.glob("2_of_9x9/*.json"))) == 2

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import offline_asking, offline_corridor
+from benchmarks import offline_asking, offline_corridor, offline_summary
 from benchmarks.offline_networks import Recipe
 from benchmarks.offline_training import STRETCHES, Run, Training
 
@@ -43,6 +43,23 @@ def test_what_was_asked_for_before_gives_its_result_again(
     offline_asking.main([*words.split(), "--seeds", "7", "7", "8", "--table"])
     row = f"| dt | {again['mean']:.1f} (1) |"
     assert row in [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+
+    # In the place of what the run did; a run that was not asked is left out.
+    (found,) = offline_summary.read(
+        tmp_path, "last", offline_summary.Asked(tmp_path / "asked", 1.0)
+    )
+    assert found.table == {"dt": {"corridor_20, context 20": [again["mean"]]}}
+    again["mean"] = 0.75
+    (kept / "dt_c20_7_2.0.json").write_text(json.dumps(again))
+    (found,) = offline_summary.read(
+        tmp_path, "last", offline_summary.Asked(tmp_path / "asked", 2.0)
+    )
+    assert found.table == {"dt": {"corridor_20, context 20": [0.75]}}
+    with pytest.raises(FileNotFoundError, match="no run below"):
+        offline_summary.read(tmp_path, "last", offline_summary.Asked(tmp_path / "asked", 3.0))
+    # A dataset that nothing was asked of keeps what its runs did.
+    (found,) = offline_summary.read(tmp_path, "last", offline_summary.Asked(tmp_path / "none", 1.0))
+    assert found.table == {"dt": {"corridor_20, context 20": [before["last"]["mean"]]}}
 
     with (tmp_path / "corridor_20" / "dt_c20_7" / "model_16.d3").open("ab") as file:
         file.write(b"0")  # as if it had been trained anew

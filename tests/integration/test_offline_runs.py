@@ -362,7 +362,7 @@ def test_fine_tuning_goes_on_from_an_offline_run(
 ) -> None:  # fmt: skip
     monkeypatch.setattr(finetune_online, "TESTED", 2)
     words = f"--runs {tmp_path} --dataset {corridor} --networks dsformer-pssa --seeds 7 "
-    words += f"--rounds 2 --episodes 2 --updates 3 --buffer 100 --table --out {tmp_path / 'tuned'}"
+    words += f"--rounds 2 --episodes 2 --updates 3 --buffer 100 --out {tmp_path / 'tuned'}"
     missing = "no finished run .*_c20_7, .*_c20_8; .* --networks dsformer-pssa --seeds 7 8 --conte"
     with pytest.raises(FileNotFoundError, match=missing):
         finetune_online.main([*words.split(), "--seeds", "7", "8"])
@@ -419,7 +419,7 @@ def test_fine_tuning_stops_in_time_and_leaves_claimed_runs(
     run = Run(corridor, "dt", 7, RECIPE)
     Training(run, tmp_path, time.time() + 1e6).go()
     words = f"--runs {tmp_path} --dataset {corridor} --networks dt --seeds 7 --buffer 100 "
-    words += f"--rounds 1 --episodes 1 --updates 1 --table --out {tmp_path / 'tuned'}"
+    words += f"--rounds 1 --episodes 1 --updates 1 --out {tmp_path / 'tuned'}"
     capsys.readouterr()
     with claimed(tmp_path / "tuned" / "corridor_20_dt_7"):
         finetune_online.main(words.split())

@@ -351,12 +351,27 @@ def test_an_interval_does_not_change_with_what_else_was_run() -> None:
     assert alone.interval != (1.0, 16.0)
 
 
-def test_what_the_text_says_of_three_seeds() -> None:
-    held = coverage(3, 4, trials=600, resamples=500)
-    assert held["mean"] == pytest.approx(0.75, abs=0.05)
+@pytest.mark.parametrize("seeds", [2, 3])
+def test_what_the_text_says_of_so_many_seeds(seeds: int) -> None:
+    held = coverage(seeds, 4, trials=600, resamples=500)
+    said = COVERAGE[seeds]
+    assert held["mean"] == pytest.approx(said["mean"] / 100, abs=0.05)
     assert held["mean, t"] == pytest.approx(0.95, abs=0.03)
-    assert held["ratio"] == pytest.approx(COVERAGE["ratio"] / 100, abs=0.04)
-    assert held["mean of ratios"] == pytest.approx(COVERAGE["overall"] / 100, abs=0.04)
+    assert held["ratio"] == pytest.approx(said["ratio"] / 100, abs=0.04)
+    assert held["mean of ratios"] == pytest.approx(said["overall"] / 100, abs=0.04)
+
+
+def test_the_text_speaks_of_the_number_of_seeds_that_most_have() -> None:
+    def runs(kind: str, seeds: int) -> list[Record]:
+        return [record([1.0] * 3, kind=kind, seed=seed) for seed in range(seeds)]
+
+    text = tables([*runs("dense", 2), *runs("spiking", 2)], [300_000])
+    assert "a mean over two seeds" in text
+    assert "coverage --seeds 2`" in text
+    text = tables([*runs("dense", 3), *runs("spiking", 3)], [300_000])
+    assert "a mean over three seeds" in text
+    text = tables([*runs("dense", 5), *runs("spiking", 5)], [300_000])
+    assert "a mean over three seeds" in text  # more is not said of than was counted
 
 
 # Tables and curves.
