@@ -116,7 +116,10 @@ def _evaluations(path: Path) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
 
 
 def _starts(path: Path, folder: str) -> tuple[Start, ...]:
-    """The starts that the benchmark noted; equal ones in a row are one."""
+    """The starts that the benchmark noted, but for those that nothing is left of.
+
+    Equal ones in a row are one.
+    """
     try:
         entries = [json.loads(line) for line in path.read_text("utf-8").splitlines() if line]
         noted = [
@@ -134,6 +137,9 @@ def _starts(path: Path, folder: str) -> tuple[Start, ...]:
         raise ValueError(f"{path} names no start")
     kept = noted[:1]
     for start in noted[1:]:
+        # Nothing is left of what went on from the same checkpoint, or a later one, before.
+        while len(kept) > 1 and 0 < start.step <= kept[-1].step:
+            kept.pop()
         if (start.commit, start.command) != (kept[-1].commit, kept[-1].command):
             kept.append(start)
     return tuple(kept)

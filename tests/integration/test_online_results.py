@@ -103,6 +103,18 @@ def test_a_run_of_a_million_steps_is_a_few_kilobytes(tmp_path: Path) -> None:
     assert (tmp_path / "data" / "spiking" / f"{ENV}_seed0.json").stat().st_size < 7000
 
 
+def test_a_start_that_nothing_is_left_of_is_not_kept(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, [1.0]).parents[1]
+    first = json.loads((folder / "commits.jsonl").read_text())
+    # One that was refused, or stopped before its next checkpoint; then two that went back.
+    later = [(40_000, "other"), (40_000, "abc123"), (60_000, "b"), (80_000, "c"), (60_000, "d")]
+    entries = [first, *({**first, "from": step, "commit": commit} for step, commit in later)]
+    (folder / "commits.jsonl").write_text("".join(json.dumps(one) + "\n" for one in entries))
+    collect(tmp_path, tmp_path / "data")
+    starts = read_all(tmp_path / "data")[0].starts
+    assert [(start.step, start.commit) for start in starts] == [(0, "abc123"), (60_000, "d")]
+
+
 def test_starts_are_kept_where_the_commit_or_the_command_changed(tmp_path: Path) -> None:
     folder = write_run(tmp_path, [1.0]).parents[1]
     first = json.loads((folder / "commits.jsonl").read_text())
