@@ -12,9 +12,9 @@ from benchmarks.results.command import join, template
 from benchmarks.results.record import Record
 
 _TEXT = """\
-Commands of today, a kind each, for all of its environments and seeds; below each what it starts \
-for an ENV and a SEED (`-n` is how far a run may go on, it is stopped at its budget). What each \
-run was started with is kept beside its evaluations."""
+Commands of today, a kind each, for all of its environments and seeds, and another for runs that \
+went on; below them what they start for an ENV and a SEED (`-n` is how far a run may go on, it is \
+stopped at its budget). What each run was started with is kept beside its evaluations."""
 
 
 def commands(
@@ -32,7 +32,11 @@ def commands(
     for kind in sorted({one.kind for one in records}, key=_place):
         runs = [one for one in records if one.kind == kind]
         asked = budgets if kind in ("dense", "spiking") else [*budgets, variant_budget]
-        lines += [f"# {kind}", *(_today(runs, asked, name) if kind in KINDS else _noted(runs))]
+        known = kind in KINDS
+        lines += [
+            f"# {kind}",
+            *(_today(runs, asked, min(budgets), name) if known else _noted(runs)),
+        ]
     return f"{_TEXT}\n\n```bash\n" + "\n".join(lines) + "\n```"
 
 
@@ -41,18 +45,35 @@ def _place(kind: str) -> tuple[bool, bool, str]:
     return kind != "dense", kind != "spiking", kind
 
 
-def _today(runs: Sequence[Record], budgets: Sequence[int], name: str) -> list[str]:
+def _today(runs: Sequence[Record], budgets: Sequence[int], first: int, name: str) -> list[str]:
+    """A command for the budgets up to the first, and one for the runs that went on to each other.
+
+    Args:
+        runs: of one kind.
+        budgets: that they may have been made for, in steps.
+        first: what all runs are made for.
+        name: "plain" for runs of `--plain`.
+    """
     kind, env, seed = runs[0].kind, runs[0].env, runs[0].seed
     given = ["--plain"] if name == "plain" else []
     defaults = parse(given)
-    steps = _steps(runs, budgets)
-    words = [
-        *("python", "-m", "benchmarks.online_learning", *given, "--kinds", kind, "--envs"),
-        *sorted({one.env for one in runs}),
-        *("--seeds", *(str(one) for one in sorted({one.seed for one in runs}))),
-        *(["--steps", str(steps)] if steps != defaults.steps else []),
-    ]
-    return [join(words), f"# {_started(Run(env, kind, seed), defaults)}"]
+
+    def line(some: Sequence[Record], steps: int) -> str:
+        return join(
+            [
+                *("python", "-m", "benchmarks.online_learning", *given, "--kinds", kind, "--envs"),
+                *sorted({one.env for one in some}),
+                *("--seeds", *(str(one) for one in sorted({one.seed for one in some}))),
+                *(["--steps", str(steps)] if steps != defaults.steps else []),
+            ]
+        )
+
+    lines = [line(runs, _steps(runs, [one for one in budgets if one <= first]))]
+    for budget in sorted(one for one in budgets if one > first):
+        further = [one for one in runs if one.steps[-1] >= budget]
+        if further:
+            lines.append(line(further, budget))
+    return [*lines, f"# {_started(Run(env, kind, seed), defaults)}"]
 
 
 def _started(run: Run, args: Namespace) -> str:
